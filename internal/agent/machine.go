@@ -1,0 +1,288 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"s3pulldeploy/internal/config"
+	"s3pulldeploy/internal/disk"
+	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/hook"
+	"s3pulldeploy/internal/php"
+	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/store"
+)
+
+// Contents is where the bytes of a plain release come from.
+type Contents interface {
+	Open(ctx context.Context, id release.ID, o release.Object) (io.ReadCloser, error)
+}
+
+// downloads is the number of objects fetched at a time: enough to hide S3's 30 ms behind small files.
+const downloads = 16
+
+// attempts and pause: how often a stage is tried again while S3 or the network is away, before this machine says no.
+const attempts = 3
+
+type keepList = []release.ID
+
+// machine does the long steps of one site on this instance. Its methods run in the worker, one at a time.
+type machine struct {
+	cfg     *config.Config
+	bucket  Bucket
+	disk    *disk.Disk
+	opcache *php.Opcache
+	env     hook.Env
+	log     *slog.Logger
+
+	mu       sync.Mutex
+	listings map[release.ID]release.Listing // of the last few pointers: inspected, then staged
+}
+
+func newMachine(p Parts, log *slog.Logger) *machine {
+	c := p.Config
+	return &machine{
+		cfg: c, bucket: p.Bucket, disk: p.Disk, log: log.With("component", "machine"),
+		opcache:  php.New(php.Options{Mode: c.Opcache.Mode, URLs: c.Opcache.URL, Host: c.Opcache.Host, Timeout: time.Duration(c.Opcache.Timeout)}),
+		env:      hook.Env{Site: c.Site, Group: c.Group, Instance: p.Identity.ID, Zone: p.Identity.Zone},
+		listings: map[release.ID]release.Listing{},
+	}
+}
+
+// machineError marks a reason that is this machine's, not the release's.
+type machineError struct{ error }
+
+func (e machineError) Unwrap() error { return e.error }
+
+func isMachine(err error) bool {
+	var m machineError
+	return errors.As(err, &m) || disk.Fault(err) || errors.Is(err, store.ErrUnavailable) ||
+		errors.Is(err, store.ErrDenied) || errors.Is(err, store.ErrNoCredentials)
+}
+
+// inspect finds a pointer's digest: in the plain layout that of the listing, which must be complete.
+func (m *machine) inspect(ctx context.Context, n fleet.Note) (string, error) {
+	l, err := m.listing(ctx, n, false)
+	if err != nil {
+		return "", err
+	}
+	return l.Digest(), nil
+}
+
+// listing lists a release of the plain layout and checks it against its pointer. The one that was inspected is
+// used again when staging, unless it is to be fresh.
+func (m *machine) listing(ctx context.Context, n fleet.Note, cached bool) (release.Listing, error) {
+	id := n.Pointer.Release
+	if !n.Pointer.Plain() {
+		return nil, fmt.Errorf("release %s is in the packed layout, which this version cannot read", id)
+	}
+	if id.Collides(m.cfg.Active) {
+		return nil, fmt.Errorf("release id %q is the name of the active link", id)
+	}
+	m.mu.Lock()
+	have, ok := m.listings[id]
+	m.mu.Unlock()
+	if ok && cached {
+		return have, nil
+	}
+	l, err := m.bucket.List(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("list release %s: %w", id, err)
+	}
+	if err := l.Check(n.Pointer.Files); err != nil {
+		return nil, fmt.Errorf("release %s: %w", id, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.listings) >= 4 {
+		clear(m.listings)
+	}
+	m.listings[id] = l
+	return l, nil
+}
+
+// stage brings a release to the disk, complete, verified and durable, and runs the hooks that belong to it. While S3 is
+// away it is tried again, from where it was.
+func (m *machine) stage(ctx context.Context, w fleet.Want, progress func(string)) error {
+	for try := 1; ; try++ {
+		err := m.stageOnce(ctx, w, progress)
+		if err == nil || !errors.Is(err, store.ErrUnavailable) || try == attempts || ctx.Err() != nil {
+			return err
+		}
+		m.log.Warn("stage interrupted, trying again", "release", string(w.Note.Pointer.Release), "try", try, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Duration(try) * 2 * time.Second):
+		}
+	}
+}
+
+func (m *machine) stageOnce(ctx context.Context, w fleet.Want, progress func(string)) error {
+	id := w.Note.Pointer.Release
+	digest, ok, err := m.disk.Has(id)
+	if err != nil && !errors.Is(err, disk.ErrDamaged) {
+		return err
+	}
+	if ok && digest != w.Note.Digest {
+		return fmt.Errorf("release %s is on this disk with another digest (%.12s, not %.12s): an id is used once", id, digest, w.Note.Digest)
+	}
+	if !ok {
+		if err := m.fetch(ctx, w, progress); err != nil {
+			return err
+		}
+	}
+	if w.Note.Pointer.Kind == fleet.KindRollback && !w.Joining {
+		return nil
+	}
+	return m.hook(ctx, "before_flip", m.cfg.Hooks.BeforeFlip, filepath.Join(m.cfg.Root, string(id)), w)
+}
+
+// fetch builds the release: list, compare with the note, download, hooks, sync, name.
+func (m *machine) fetch(ctx context.Context, w fleet.Want, progress func(string)) error {
+	id := w.Note.Pointer.Release
+	l, err := m.listing(ctx, w.Note, true)
+	if err != nil {
+		return err
+	}
+	if l.Digest() != w.Note.Digest {
+		if l, err = m.listing(ctx, w.Note, false); err != nil {
+			return err
+		}
+		if d := l.Digest(); d != w.Note.Digest {
+			return fmt.Errorf("release %s lists with digest %.12s, the fleet agreed on %.12s: its objects were changed", id, d, w.Note.Digest)
+		}
+	}
+	s, err := m.disk.Stage(id, w.Note.Digest, files(l))
+	if err != nil {
+		return err
+	}
+	if err := m.download(ctx, s, id, l, progress); err != nil {
+		return err
+	}
+	if err := s.Complete(); err != nil {
+		return err
+	}
+	if w.Note.Pointer.Kind != fleet.KindRollback || w.Joining {
+		if err := m.hook(ctx, "after_sync", m.cfg.Hooks.AfterSync, s.Dir(), w); err != nil {
+			return err
+		}
+	}
+	return s.Publish(ctx)
+}
+
+// files is what the disk needs to know of a listing. The mtime is the object's time less a minute: equal on every
+// instance, so that ETags agree, and old enough for opcache to keep the file at once.
+func files(l release.Listing) []disk.File {
+	out := make([]disk.File, len(l))
+	for i, o := range l {
+		out[i] = disk.File{Path: o.Path, Size: o.Size, Modified: o.Modified.Add(-time.Minute), Digest: disk.ETagDigest(o.ETag)}
+	}
+	return out
+}
+
+// download fetches what is missing, several at a time, and says how far it is.
+func (m *machine) download(ctx context.Context, s *disk.Stage, id release.ID, l release.Listing, progress func(string)) error {
+	missing := s.Missing()
+	objects := make(map[string]release.Object, len(l))
+	for _, o := range l {
+		objects[o.Path] = o
+	}
+	var done atomic.Int64
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(downloads)
+	for _, f := range missing {
+		g.Go(func() error {
+			if err := m.one(ctx, s, id, objects[f.Path], f); err != nil {
+				return err
+			}
+			if n := done.Add(1); n%64 == 0 || int(n) == len(missing) {
+				progress(fmt.Sprintf("%d of %d files", n, len(missing)))
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+func (m *machine) one(ctx context.Context, s *disk.Stage, id release.ID, o release.Object, f disk.File) error {
+	r, err := m.bucket.Open(ctx, id, o)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return s.Put(f, r)
+}
+
+// flip waits for the moment and moves the link.
+func (m *machine) flip(ctx context.Context, w fleet.Want, c fleet.Clock) (time.Time, error) {
+	if err := waitUntil(ctx, c, w.At); err != nil {
+		return time.Time{}, err
+	}
+	err := m.disk.Flip(w.Commit.Release)
+	return c.Now(), err
+}
+
+// settle makes PHP serve what was flipped to, runs after_flip and asks for the health of it.
+func (m *machine) settle(ctx context.Context, w fleet.Want) error {
+	if len(m.cfg.Opcache.URL) > 0 && m.cfg.Opcache.Mode != "off" {
+		if _, err := m.opcache.Reset(ctx); err != nil {
+			return fmt.Errorf("reset opcache: %w", err)
+		}
+	}
+	if err := m.hook(ctx, "after_flip", m.cfg.Hooks.AfterFlip, filepath.Join(m.cfg.Root, string(w.Commit.Release)), w); err != nil {
+		return err
+	}
+	h := m.cfg.HealthCheck
+	if h.URL == "" {
+		return nil
+	}
+	check := php.Health{URL: h.URL, Host: h.Host, Expect: h.Expect, Timeout: time.Duration(h.Timeout), Attempts: h.Attempts}
+	if err := check.Check(ctx); err != nil {
+		return fmt.Errorf("health check: %w", err)
+	}
+	return nil
+}
+
+// hook runs one of the operator's commands for a release, if there is one.
+func (m *machine) hook(ctx context.Context, name, command, dir string, w fleet.Want) error {
+	if command == "" {
+		return nil
+	}
+	env := m.env
+	env.Release, env.Sequence = string(w.Commit.Release), w.Commit.Sequence
+	env.Kind, env.Commit = w.Note.Pointer.Kind, w.Note.Pointer.Commit
+	if active, err := m.disk.Active(); err == nil {
+		env.Previous = string(active)
+	}
+	user := m.cfg.Hooks.User
+	if user == "" {
+		user = m.cfg.WebUser
+	}
+	_, err := hook.Run(ctx, hook.Spec{
+		Name: name, Command: command, Dir: dir, User: user, Env: env.Vars(),
+		Timeout: time.Duration(m.cfg.Hooks.Timeout), Logger: m.log,
+	})
+	return err
+}
+
+// clean removes what nobody needs; a failing clean-up is a warning.
+func (m *machine) clean(keep keepList) {
+	keep = slices.DeleteFunc(keep, func(id release.ID) bool { return id == "" })
+	gone, err := m.disk.Prune(keep, m.cfg.KeepReleases, time.Duration(m.cfg.KeepFor), time.Now())
+	for _, id := range gone {
+		m.log.Info("removed release", "release", string(id))
+	}
+	if err != nil {
+		m.log.Warn("clean up", "error", err)
+	}
+}

@@ -1,0 +1,214 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync/atomic"
+
+	"s3pulldeploy/internal/account"
+	"s3pulldeploy/internal/config"
+	"s3pulldeploy/internal/disk"
+	"s3pulldeploy/internal/instance"
+	"s3pulldeploy/internal/store"
+	"s3pulldeploy/internal/table"
+)
+
+// Exit codes of the agent command, a part of push's.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// Version is set by the linker.
+var Version = "dev"
+
+type flags struct {
+	config                      string
+	once, show, status, version bool
+}
+
+// Main runs the agent command: arguments and signals in, an exit code out. reload delivers a signal for each reload that is
+// asked for.
+func Main(ctx context.Context, args []string, reload <-chan os.Signal, stdout, stderr io.Writer) int {
+	var f flags
+	set := flag.NewFlagSet("agent", flag.ContinueOnError)
+	set.SetOutput(stderr)
+	set.StringVar(&f.config, "config", "config.yml", "the site's settings, `FILE`")
+	set.BoolVar(&f.once, "once", false, "one pass as a member: bring up what is committed or pending, leave, exit")
+	set.BoolVar(&f.show, "show", false, "print the settings in force")
+	set.BoolVar(&f.status, "status", false, "ask the running agent how it is")
+	set.BoolVar(&f.version, "version", false, "print the version")
+	set.Usage = func() { usage(stderr, set) }
+	if err := set.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return exitDone
+		}
+		return exitUsage
+	}
+	if set.NArg() > 0 {
+		fmt.Fprintf(stderr, "agent: unexpected argument %q\n", set.Arg(0))
+		return exitUsage
+	}
+	if f.version {
+		fmt.Fprintln(stdout, "agent", Version)
+		return exitDone
+	}
+	c, err := config.Load(f.config, config.ForAgent)
+	if err != nil {
+		complain(stderr, err)
+		return exitUsage
+	}
+	if err := f.verb(ctx, c, reload, stdout, stderr); err != nil {
+		complain(stderr, err)
+		return exitFailed
+	}
+	return exitDone
+}
+
+func usage(w io.Writer, set *flag.FlagSet) {
+	fmt.Fprint(w, "agent keeps this instance on the release that its fleet agreed on.\n\n"+
+		"  agent -config=/etc/s3-pull-deploy/SITE.yml           the daemon\n"+
+		"  agent -config=FILE -once | -status | -show           one pass, how it is, the settings\n"+
+		"  agent -version\n\n")
+	set.PrintDefaults()
+	fmt.Fprint(w, "\nExit codes: 0 done, 1 failed, 2 wrong usage or settings.\n")
+}
+
+// complain prints an error in the commands' form: a line, and a second one with advice where there is any.
+func complain(w io.Writer, err error) {
+	fmt.Fprintf(w, "agent: %v\n", err)
+	if hint := account.Hint(err); hint != "" {
+		fmt.Fprintf(w, "agent: hint: %s\n", hint)
+	}
+}
+
+func (f flags) verb(ctx context.Context, c *config.Config, reload <-chan os.Signal, stdout, stderr io.Writer) error {
+	switch {
+	case f.show:
+		_, err := stdout.Write(c.YAML())
+		return err
+	case f.status:
+		s, err := askStatus(ctx, SocketPath(c.Site))
+		if err != nil {
+			return err
+		}
+		return printStatus(stdout, s)
+	}
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	return serve(ctx, c, reload, log, f.once)
+}
+
+// serve runs agents one after the other: each with the settings in force, until the context ends.
+func serve(ctx context.Context, c *config.Config, reload <-chan os.Signal, log *slog.Logger, once bool) (err error) {
+	var current atomic.Pointer[Agent]
+	down := &teardown{}
+	defer func() { err = errors.Join(err, down.run()) }()
+	var next atomic.Pointer[config.Config]
+	if !once {
+		stop, err := statusServer(SocketPath(c.Site), current.Load)
+		if err != nil {
+			return err
+		}
+		down.add("close status socket", stop)
+		stopWatch := watch(ctx, c.Path, reload, log, func(n *config.Config, err error) {
+			if err == nil {
+				next.Store(n)
+			}
+			if a := current.Load(); a != nil {
+				a.Reload(err)
+			}
+		})
+		down.add("stop watching settings", stopWatch)
+	}
+	var old *config.Config // what worked before the last reload
+	for {
+		err := life(ctx, c, log, once, &current)
+		if n := next.Swap(nil); errors.Is(err, ErrReload) && n != nil {
+			log.Info("settings changed", "path", n.Path)
+			old, c = c, n
+			continue
+		}
+		if err != nil && old != nil {
+			log.Error("the new settings do not work, going on with the old ones", "error", err)
+			old, c = nil, old
+			continue
+		}
+		return err
+	}
+}
+
+// life is one agent's, from its parts to its end.
+func life(ctx context.Context, c *config.Config, log *slog.Logger, once bool, current *atomic.Pointer[Agent]) (err error) {
+	for _, w := range c.Warnings() {
+		log.Warn("settings", "warning", w)
+	}
+	down := &teardown{}
+	defer func() { err = errors.Join(err, down.run()) }()
+	aws, err := account.Load(ctx, account.Options{Region: c.Region, Profile: c.Profile, LocalEndpoints: c.Endpoints.S3 != ""})
+	if err != nil {
+		return err
+	}
+	d, err := openDisk(c, log)
+	if err != nil {
+		return err
+	}
+	down.add("close disk", d.Close)
+	id, err := identify(ctx, c, d, log)
+	if err != nil {
+		return err
+	}
+	a, err := New(Parts{
+		Config: c, Disk: d, Identity: id, Version: Version, Clock: bootClock{}, Token: token, Random: random, Log: log, Once: once,
+		Bucket:  store.New(store.Options{Config: aws, Endpoint: c.Endpoints.S3, Bucket: c.Bucket, Prefix: c.Prefix, Site: c.Site, Logger: log}),
+		Table:   table.NewDynamo(table.Options{Config: aws, Endpoint: c.Endpoints.DynamoDB, Name: c.Table}),
+		Service: Systemd{IMDS: c.Endpoints.IMDS, EC2: id.Source == instance.FromEC2},
+	})
+	if err != nil {
+		return err
+	}
+	current.Store(a)
+	return a.Run(ctx)
+}
+
+// identify finds out who this instance is. Where EC2 does not answer, it is who it was the last time: a restart without
+// the metadata service must not make a new member.
+func identify(ctx context.Context, c *config.Config, d *disk.Disk, log *slog.Logger) (instance.Identity, error) {
+	id, err := instance.Identify(ctx, c.InstanceID, c.Endpoints.IMDS)
+	if err != nil {
+		return id, err
+	}
+	const file = "identity"
+	var was instance.Identity
+	if _, err := d.Load(file, &was); err != nil {
+		log.Warn("identity of the last run", "error", err)
+	}
+	if id.Source == instance.FromHostname && was.Source == instance.FromEC2 {
+		log.Warn("the metadata service does not answer, keeping the identity of the last run", "instance", was.ID)
+		return was, nil
+	}
+	if id != was {
+		err = d.Save(file, id)
+	}
+	return id, err
+}
+
+func openDisk(c *config.Config, log *slog.Logger) (*disk.Disk, error) {
+	owner, err := disk.LookupUser(c.Owner)
+	if err != nil {
+		return nil, fmt.Errorf("owner: %w", err)
+	}
+	web, err := disk.LookupUser(c.WebUser)
+	if err != nil {
+		return nil, fmt.Errorf("web_user: %w", err)
+	}
+	return disk.Open(disk.Options{
+		Root: c.Root, Active: c.Active, StateDir: c.StateDir, Owner: owner, WebUser: web,
+		Writable: c.Writable, Shared: c.Shared, Stamp: c.Stamp, Logger: log,
+	})
+}

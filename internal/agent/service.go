@@ -1,0 +1,68 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/coreos/go-systemd/v22/dbus"
+
+	"s3pulldeploy/internal/instance"
+)
+
+// Systemd is the service manager's side of an agent: sd_notify, the watchdog, and whether the machine is going. Without
+// systemd (NOTIFY_SOCKET unset) it does nothing.
+type Systemd struct {
+	// IMDS is the metadata service's endpoint, empty for the real one; it is asked only where EC2 is true.
+	IMDS string
+	EC2  bool
+}
+
+// Ready tells systemd that the unit is up.
+func (Systemd) Ready() { send(daemon.SdNotifyReady) }
+
+// Status sets the unit's status line.
+func (Systemd) Status(text string) { send("STATUS=" + text) }
+
+// Watchdog pings.
+func (Systemd) Watchdog() { send(daemon.SdNotifyWatchdog) }
+
+// WatchdogEvery is the unit's WatchdogSec, 0 when there is none.
+func (Systemd) WatchdogEvery() time.Duration {
+	every, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		return 0
+	}
+	return every
+}
+
+// send is best effort: a service manager that cannot be reached must not stop a rollout.
+func send(state string) { _, _ = daemon.SdNotify(false, state) }
+
+// Going says that systemd is stopping the system, or that EC2 is about to take the machine. Bounded.
+func (s Systemd) Going(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if stopping(ctx) {
+		return true
+	}
+	if !s.EC2 {
+		return false
+	}
+	going, _, err := instance.Going(ctx, s.IMDS)
+	return err == nil && going
+}
+
+func stopping(ctx context.Context) bool {
+	c, err := dbus.NewSystemdConnectionContext(ctx)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	state, err := c.SystemStateContext(ctx)
+	if err != nil || state == nil {
+		return false
+	}
+	text, ok := state.Value.Value().(string)
+	return ok && text == "stopping"
+}

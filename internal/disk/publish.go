@@ -1,0 +1,249 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"s3pulldeploy/internal/release"
+)
+
+// Complete checks that the tree is exactly the listing, and adds what the options say: writable
+// directories, shared links ([ErrSharedMissing] names a target that is not there; nothing is added
+// then), the stamp. Afterwards hooks may change the tree, until Publish.
+func (s *Stage) Complete() error {
+	err := s.exact()
+	if err == nil {
+		err = s.d.CheckShared()
+	}
+	for _, add := range []func() error{s.addWritable, s.addShared, s.addStamp} {
+		if err == nil {
+			err = add()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("complete release %s: %w", s.id, err)
+	}
+	s.complete = true
+	return nil
+}
+
+// CheckShared says which shared target is missing, as [ErrSharedMissing], for a machine that is about to
+// promise a release it has had for longer.
+func (d *Disk) CheckShared() error {
+	for _, p := range sortedKeys(d.opt.Shared) {
+		if _, err := os.Stat(d.opt.Shared[p]); err != nil {
+			return fmt.Errorf("shared %q: %w: %w", p, ErrSharedMissing, err)
+		}
+	}
+	return nil
+}
+
+// exact compares the tree with the listing: all there as it was written, and nothing else.
+func (s *Stage) exact() error {
+	if missing := s.Missing(); len(missing) > 0 {
+		return fmt.Errorf("%d files are missing, the first is %q: %w", len(missing), missing[0].Path, ErrContent)
+	}
+	seen := 0
+	err := walk(s.tree, "", func(n node) error {
+		if n.info.IsDir() && s.dirs[n.path] {
+			return nil
+		}
+		k, ours := s.done[n.path]
+		if !ours || !n.info.Mode().IsRegular() || k != knownAs(n.info, k.sum) {
+			return fmt.Errorf("%q: put there or altered by somebody else: %w", path.Join(s.Dir(), n.path), ErrDamaged)
+		}
+		seen++
+		return nil
+	})
+	if err == nil && seen != len(s.done) {
+		err = fmt.Errorf("%q: %d of %d files were removed: %w", s.Dir(), len(s.done)-seen, len(s.done), ErrDamaged)
+	}
+	return err
+}
+
+func (s *Stage) addWritable() error {
+	for _, p := range s.d.opt.Writable {
+		if err := s.makeDirs(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Stage) addShared() error {
+	for _, p := range sortedKeys(s.d.opt.Shared) {
+		if err := s.makeDirs(path.Dir(p)); err != nil {
+			return err
+		}
+		if err := s.tree.Symlink(s.d.opt.Shared[p], p); err != nil {
+			return blame(err)
+		}
+		if s.d.opt.Owner != self() {
+			if err := s.tree.Lchown(p, s.d.opt.Owner.UID, s.d.opt.Owner.GID); err != nil {
+				return blame(err)
+			}
+		}
+	}
+	return nil
+}
+
+// addStamp writes the file that tells PHP which release it runs. Its time is the newest file's, equal on
+// every instance.
+func (s *Stage) addStamp() error {
+	p := s.d.opt.Stamp
+	if p == "" {
+		return nil
+	}
+	if err := s.makeDirs(path.Dir(p)); err != nil {
+		return err
+	}
+	f, err := s.tree.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return blame(err)
+	}
+	_, err = fmt.Fprintf(f, "<?php return '%s';\n", s.id.Stamp())
+	if err == nil {
+		err = own(f, s.d.opt.Owner, 0o644)
+	}
+	if err == nil && !s.plan.mtime.IsZero() {
+		err = s.tree.Chtimes(p, s.plan.mtime, s.plan.mtime)
+	}
+	return blame(errors.Join(err, f.Close()))
+}
+
+// makeDirs makes directory p of the tree and those above it, where they are not there yet.
+func (s *Stage) makeDirs(p string) error {
+	if p == "." || s.dirs[p] {
+		return nil
+	}
+	if err := s.makeDirs(path.Dir(p)); err != nil {
+		return err
+	}
+	if err := makeDir(s.tree, p, s.dirOwner(p)); err != nil {
+		return err
+	}
+	s.dirs[p] = true
+	return nil
+}
+
+// dirOwner is the web user for the writable directories and the directories in them.
+func (s *Stage) dirOwner(p string) User {
+	if below(p, s.d.opt.Writable) {
+		return s.d.opt.WebUser
+	}
+	return s.d.opt.Owner
+}
+
+// Publish makes the completed tree durable, writes its index and gives it the release's name. Something
+// else of that name, live or not, changes places with it: ours goes to be deleted, a foreign one is
+// kept as .foreign-<release>. After [ErrSync] the tree is gone: what was written cannot be trusted, and
+// a second sync would say nothing about it. The stage is closed when Publish succeeds.
+func (s *Stage) Publish(ctx context.Context) error {
+	if err := s.publish(ctx); err != nil {
+		return fmt.Errorf("publish release %s: %w", s.id, err)
+	}
+	return s.Close()
+}
+
+func (s *Stage) publish(ctx context.Context) error {
+	if !s.complete {
+		return errors.New("not completed")
+	}
+	ix, err := s.index(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.d.syncfs(s.sync); err != nil {
+		return errors.Join(fmt.Errorf("sync %q: %w: %w", s.Dir(), ErrSync, err), s.discard())
+	}
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	ours := s.d.owns(s.id)
+	if err := s.d.writeIndex(ix); err != nil {
+		return err
+	}
+	if err := s.d.install(s.id, ours); err != nil {
+		return err
+	}
+	if err := s.d.syncDir(s.d.rootDir); err != nil {
+		// Nobody may count on a name that can vanish; without its index it is nobody's.
+		return errors.Join(err, s.d.state.Remove(indexFile(s.id)))
+	}
+	return nil
+}
+
+// install gives the staged tree its name, changing places with what is there.
+func (d *Disk) install(id release.ID, ours bool) error {
+	incoming := incomingPrefix + string(id)
+	err := d.rename(incoming, string(id), unix.RENAME_NOREPLACE)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	prefix := foreignPrefix
+	if ours {
+		prefix = trashPrefix
+	}
+	end, err := d.aside(incoming, prefix)
+	if err != nil {
+		return err
+	}
+	if err := d.rename(end, string(id), unix.RENAME_EXCHANGE); err != nil {
+		return errors.Join(err, d.rename(end, incoming, unix.RENAME_NOREPLACE))
+	}
+	d.log.Info("release changed places with what was there", "release", id, "kept_as", end)
+	return nil
+}
+
+// Discard removes the tree and closes the stage.
+func (s *Stage) Discard() error {
+	if err := errors.Join(s.discard(), s.Close()); err != nil {
+		return fmt.Errorf("discard release %s: %w", s.id, err)
+	}
+	return nil
+}
+
+// discard first takes the tree's name away: a crash in the middle must leave nothing to continue from.
+func (s *Stage) discard() error {
+	trash, err := s.d.aside(incomingPrefix+string(s.id), trashPrefix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.d.unmounted(trash); err != nil {
+		return err
+	}
+	return blame(s.d.root.RemoveAll(trash))
+}
+
+// Close lets go of the tree and leaves it for a later Stage of the same release. It may be called again.
+func (s *Stage) Close() error {
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	var errs []error
+	if s.tree != nil {
+		errs = append(errs, s.tree.Close())
+	}
+	if s.sync != nil {
+		errs = append(errs, s.sync.Close())
+	}
+	s.d.mu.Lock()
+	delete(s.d.staging, s.id)
+	s.d.mu.Unlock()
+	return errors.Join(errs...)
+}
+
+func sortedKeys(m map[string]string) []string {
+	return slices.Sorted(maps.Keys(m))
+}

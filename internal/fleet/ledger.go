@@ -1,0 +1,340 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// What the protocol's writes can be refused for.
+var (
+	// ErrOvertaken: the head is not any more what the write was based on. Read it again.
+	ErrOvertaken = errors.New("the head has moved on")
+	// ErrGone: the member's row is not in the table any more. Stop acting, register again.
+	ErrGone = errors.New("the member's row is gone")
+	// ErrDuplicate: the row belongs to another incarnation. Stop acting.
+	ErrDuplicate = errors.New("duplicate id: another agent has registered as this instance")
+	// ErrSchema: the items were written by a newer version.
+	ErrSchema = errors.New("written by a newer version of the agent")
+	// ErrEquivocation: the sequence is known with other contents.
+	ErrEquivocation = errors.New("the sequence is already known with other contents")
+)
+
+// Ledger is one scope's items in the table and the conditional writes that the protocol allows.
+type Ledger struct {
+	table Table
+	scope string
+	token func() string // fresh for each write
+}
+
+// NewLedger returns the ledger of a scope; token makes a fresh random text for each write.
+func NewLedger(t Table, scope string, token func() string) *Ledger {
+	return &Ledger{table: t, scope: scope, token: token}
+}
+
+func (l *Ledger) headKey() Key { return Key{l.scope, "head"} }
+
+// Head reads the head; ok is false when there is none yet.
+func (l *Ledger) Head(ctx context.Context, consistent bool) (h Head, ok bool, err error) {
+	it, err := l.table.Get(ctx, l.headKey(), consistent)
+	if err != nil || it == nil {
+		return Head{}, false, wrap("read head", err)
+	}
+	h, err = decodeHead(it)
+	return h, err == nil, wrap("read head", err)
+}
+
+// Note reads the note of a sequence; nil without an error when there is none.
+func (l *Ledger) Note(ctx context.Context, sequence int64) (*Note, error) {
+	it, err := l.table.Get(ctx, Key{l.scope, noteSort(sequence)}, true)
+	if err != nil || it == nil {
+		return nil, wrap("read note", err)
+	}
+	n, err := decodeNote(sequence, it)
+	if err != nil {
+		return nil, wrap("read note", err)
+	}
+	return &n, nil
+}
+
+// PutNote stores a note once. A note that is there with the same bytes and digest is a success; with others it is
+// [ErrEquivocation].
+func (l *Ledger) PutNote(ctx context.Context, n Note) error {
+	set := Item{"text": n.Text, "digest": n.Digest, "schema": int64(Schema)}
+	_, err := l.write(ctx, Key{l.scope, noteSort(n.Sequence)}, Write{Set: set, If: Absent{"pk"}})
+	var refused *ConditionError
+	if errors.As(err, &refused) {
+		had, derr := decodeNote(n.Sequence, refused.Item)
+		if derr == nil && string(had.Text) == string(n.Text) && had.Digest == n.Digest {
+			return nil
+		}
+		err = ErrEquivocation
+	}
+	return wrap(fmt.Sprintf("put note %d", n.Sequence), err)
+}
+
+// Members reads all member rows: strongly consistent and complete, or an error.
+func (l *Ledger) Members(ctx context.Context) ([]Member, error) {
+	parts := make([][]Member, partitions)
+	g, ctx := errgroup.WithContext(ctx)
+	for i := range partitions {
+		g.Go(func() error {
+			items, err := l.table.Query(ctx, partitionName(l.scope, i), "", true)
+			if err != nil {
+				return err
+			}
+			for _, it := range items {
+				m, err := decodeMember(it)
+				if err != nil {
+					return err
+				}
+				parts[i] = append(parts[i], m)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, wrap("read members", err)
+	}
+	var all []Member
+	for _, p := range parts {
+		all = append(all, p...)
+	}
+	return all, nil
+}
+
+// Open starts epoch prev.Epoch+1 for a note that was put before. Condition: no head yet, or the head is at
+// prev's epoch, decided, and not frozen (a rollback may pass).
+func (l *Ledger) Open(ctx context.Context, prev Head, n Note, by string) (Head, error) {
+	set := Item{
+		"epoch": prev.Epoch + 1, "state": string(Prepare), "kind": n.Pointer.Kind, "sequence": n.Sequence,
+		"release": string(n.Pointer.Release), "digest": n.Digest, "fence": prev.Fence + 1, "beat": prev.Beat + 1,
+		"coordinator": by, "cutoff": int64(0), "wave": int64(0), "superseded": int64(0), "tries": int64(0),
+	}
+	if prev.State == Abort && prev.Reason == reasonSuperseded {
+		set["superseded"] = int64(1)
+	}
+	if prev.Sequence == n.Sequence {
+		set["tries"] = prev.Tries
+	}
+	decided := And{
+		Compare{"epoch", Eq, prev.Epoch}, Compare{"fence", Eq, prev.Fence},
+		In{"state", []Value{string(Abort), string(Commit), string(Done)}},
+	}
+	if n.Pointer.Kind != KindRollback {
+		decided = append(decided, Absent{"frozen"})
+	}
+	remove := []string{"flip_delay", "flip_at", "once", "reason", "retry_at", "again", "approved", "excluded"}
+	if prev.Hold == n.Sequence {
+		remove = append(remove, "hold")
+	}
+	return l.writeHead(ctx, "open epoch", Write{Set: set, Remove: remove, If: Or{Absent{"pk"}, decided}})
+}
+
+// KindRollback is the kind of an epoch and a pointer that go back to an earlier release.
+const KindRollback = "rollback"
+
+// TakeOver makes by the coordinator of an undecided or unfinished epoch. Condition: epoch, fence and beat are as seen.
+func (l *Ledger) TakeOver(ctx context.Context, seen Head, by string) (Head, error) {
+	set := Item{"fence": seen.Fence + 1, "beat": seen.Beat + 1, "coordinator": by}
+	return l.writeHead(ctx, "take over", Write{Set: set, If: And{
+		Compare{"epoch", Eq, seen.Epoch}, Compare{"fence", Eq, seen.Fence}, Compare{"beat", Eq, seen.Beat},
+	}})
+}
+
+// Renew is the coordinator's beat. Condition: epoch and fence.
+func (l *Ledger) Renew(ctx context.Context, h Head) (Head, error) {
+	return l.writeHead(ctx, "renew", Write{Set: Item{"beat": h.Beat + 1}, If: held(h)})
+}
+
+// Outcome is a coordinator's decision about an epoch.
+type Outcome struct {
+	Commit            bool
+	Reason            string        // of an abort
+	Retry             time.Duration // abort: try again after this; 0 holds the sequence
+	FlipDelay         time.Duration // commit
+	Now               time.Time     // the coordinator's clock, for flip_at and retry_at
+	Members, Excluded int
+}
+
+// Decide writes COMMIT or ABORT. Condition: epoch, open state, release, digest and fence are as in h, so that at most
+// one decision of an epoch ever takes effect.
+func (l *Ledger) Decide(ctx context.Context, h Head, o Outcome) (Head, error) {
+	w := Write{Set: Item{"members": int64(o.Members), "excluded": int64(o.Excluded), "beat": h.Beat + 1}}
+	if o.Commit {
+		w.Set["state"] = string(Commit)
+		w.Set["committed_epoch"], w.Set["committed_sequence"], w.Set["committed_release"] = h.Epoch, h.Sequence, string(h.Release)
+		w.Set["flip_delay"] = o.FlipDelay.Milliseconds()
+		w.Set["flip_at"] = o.Now.Add(o.FlipDelay).UnixMilli()
+		w.Remove = []string{"reason", "retry_at"}
+	} else {
+		w.Set["state"] = string(Abort)
+		w.Set["reason"] = cut(o.Reason)
+		switch {
+		case o.Reason == reasonSuperseded: // the newer pointer opens next
+		case o.Retry > 0:
+			w.Set["tries"] = h.Tries + 1
+			w.Set["retry_at"] = o.Now.Add(o.Retry).Unix()
+		default:
+			w.Set["hold"] = h.Sequence
+		}
+	}
+	w.If = append(held(h), In{"state", []Value{string(Prepare), string(Wave)}},
+		Compare{"release", Eq, string(h.Release)}, Compare{"digest", Eq, h.Digest})
+	return l.writeHead(ctx, "decide", w)
+}
+
+// Done ends a committed epoch; healthy makes its release the good one, to roll back to. Condition: epoch, fence,
+// state commit.
+func (l *Ledger) Done(ctx context.Context, h Head, healthy bool, reason string) (Head, error) {
+	w := Write{Set: Item{"state": string(Done), "beat": h.Beat + 1}}
+	if healthy {
+		w.Set["good"] = Item{"release": string(h.Release), "sequence": h.Sequence}
+	}
+	if reason != "" {
+		w.Set["reason"] = cut(reason)
+	}
+	w.If = append(held(h), Compare{"state", Eq, string(Commit)})
+	return l.writeHead(ctx, "end epoch", w)
+}
+
+func held(h Head) And {
+	return And{Compare{"epoch", Eq, h.Epoch}, Compare{"fence", Eq, h.Fence}}
+}
+
+// Request sets what push asks of the fleet (hint, hold, again, approved, frozen). Condition: the head is at the epoch
+// that push read.
+func (l *Ledger) Request(ctx context.Context, h Head, set Item, remove ...string) (Head, error) {
+	return l.writeHead(ctx, "ask the fleet", Write{Set: set, Remove: remove, If: Compare{"epoch", Eq, h.Epoch}})
+}
+
+// Register writes a member's row afresh. Condition: there is no row, or it is another incarnation's.
+func (l *Ledger) Register(ctx context.Context, m Member) error {
+	w := Write{Set: m.attributes(), Remove: []string{"ttl"}, If: Or{Absent{"pk"}, Compare{"incarnation", Ne, m.Incarnation}}}
+	w.Set["incarnation"], w.Set["beat"] = m.Incarnation, m.Beat
+	_, err := l.write(ctx, l.memberKey(m.Instance), w)
+	if refused := (*ConditionError)(nil); errors.As(err, &refused) {
+		return nil // our own row is there already; the next beat brings it up to date
+	}
+	return wrap("register", err)
+}
+
+// Beat writes what the member has to say under a higher beat. Condition: the row is there, of this incarnation, with
+// a lower beat. Fails with [ErrGone] or [ErrDuplicate].
+func (l *Ledger) Beat(ctx context.Context, m Member) error {
+	w := Write{Set: m.attributes(), Remove: []string{"ttl"}, If: And{
+		Exists{"pk"}, Compare{"incarnation", Eq, m.Incarnation}, Compare{"beat", Lt, m.Beat},
+	}}
+	w.Set["beat"] = m.Beat
+	_, err := l.write(ctx, l.memberKey(m.Instance), w)
+	if refused := (*ConditionError)(nil); errors.As(err, &refused) {
+		if refused.Item == nil {
+			return ErrGone
+		}
+		if row, derr := decodeMember(refused.Item); derr != nil || row.Incarnation != m.Incarnation {
+			return ErrDuplicate
+		}
+		return nil // a later beat of our own is there
+	}
+	return wrap("beat", err)
+}
+
+// CountMissed notes that a member was silent through the decided epoch. Condition: the row is unchanged.
+func (l *Ledger) CountMissed(ctx context.Context, m Member, epoch int64, now time.Time) error {
+	set := Item{"missed": m.Missed + 1, "missed_epoch": epoch}
+	if m.Missed+1 >= lostAfter {
+		set["ttl"] = now.Add(rowTTL).Unix()
+	}
+	_, err := l.table.Write(ctx, l.memberKey(m.Instance), Write{Set: set, If: And{
+		Compare{"incarnation", Eq, m.Incarnation}, Compare{"beat", Eq, m.Beat},
+		Compare{"missed_epoch", Lt, epoch},
+	}})
+	if refused := (*ConditionError)(nil); errors.As(err, &refused) {
+		return nil // it lives, or the epoch was counted
+	}
+	return wrap("count missed", err)
+}
+
+// Remove deletes a member's row: its own incarnation's, when the machine goes.
+func (l *Ledger) Remove(ctx context.Context, m Member) error {
+	err := l.table.Delete(ctx, l.memberKey(m.Instance), Compare{"incarnation", Eq, m.Incarnation})
+	if refused := (*ConditionError)(nil); errors.As(err, &refused) {
+		return nil
+	}
+	return wrap("remove member", err)
+}
+
+// PutLog writes an epoch's log; first is true for the one caller who created it.
+func (l *Ledger) PutLog(ctx context.Context, log Log, now time.Time) (first bool, err error) {
+	w := Write{Set: log.item(now.Add(logTTL).Unix()), If: Absent{"pk"}}
+	_, err = l.write(ctx, Key{l.scope, logSort(log.Epoch)}, w)
+	if refused := (*ConditionError)(nil); errors.As(err, &refused) {
+		return false, nil
+	}
+	return err == nil, wrap("write epoch log", err)
+}
+
+// Logs reads the epoch logs, oldest first.
+func (l *Ledger) Logs(ctx context.Context) ([]Log, error) {
+	items, err := l.table.Query(ctx, l.scope, "epoch#", false)
+	if err != nil {
+		return nil, wrap("read epoch log", err)
+	}
+	var out []Log
+	for _, it := range items {
+		log, err := decodeLog(it)
+		if err != nil {
+			return nil, wrap("read epoch log", err)
+		}
+		out = append(out, log)
+	}
+	return out, nil
+}
+
+func (l *Ledger) memberKey(instance string) Key {
+	return Key{memberPartition(l.scope, instance), instance}
+}
+
+// writeHead is a conditional write of the head; a refusal is [ErrOvertaken] and comes with the head as it stands.
+func (l *Ledger) writeHead(ctx context.Context, what string, w Write) (Head, error) {
+	w.Set["schema"] = int64(Schema)
+	it, err := l.write(ctx, l.headKey(), w)
+	if refused := (*ConditionError)(nil); errors.As(err, &refused) {
+		it, err = refused.Item, ErrOvertaken
+	}
+	if it == nil {
+		return Head{}, wrap(what, err)
+	}
+	h, derr := decodeHead(it)
+	return h, wrap(what, firstOf(err, derr))
+}
+
+// write adds a fresh token, and takes a refused condition, or an unknown outcome, with that token in the item
+// for the success that it was.
+func (l *Ledger) write(ctx context.Context, key Key, w Write) (Item, error) {
+	token := l.token()
+	w.Set["token"] = token
+	it, err := l.table.Write(ctx, key, w)
+	if refused := (*ConditionError)(nil); errors.As(err, &refused) {
+		if refused.Item["token"] == token {
+			return refused.Item, nil
+		}
+		return nil, err
+	}
+	if errors.Is(err, ErrUnavailable) && ctx.Err() == nil {
+		if now, gerr := l.table.Get(ctx, key, true); gerr == nil && now["token"] == token {
+			return now, nil
+		}
+	}
+	return it, err
+}
+
+func wrap(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}

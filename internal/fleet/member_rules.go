@@ -1,0 +1,245 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"s3pulldeploy/internal/release"
+)
+
+// retryLocal is the wait before a machine tries again what failed for reasons of its own: catching up, settling.
+// retryInspect is the wait before a pointer whose release is not complete is looked at again: as long as the
+// default pointer_interval, since each look costs a listing.
+const (
+	retryLocal   = 10 * time.Second
+	retryInspect = 30 * time.Second
+)
+
+// member applies the rules of a member and says what the machine should do: apply what was decided, then vote,
+// then look at a pointer that might open the next epoch.
+func (n *Node) member(ctx context.Context) Want {
+	if w := n.apply(ctx); w.Task != Idle {
+		return w
+	}
+	f := n.state.Flipped
+	settle := Want{Task: Settle, Epoch: f.Epoch, Commit: f, Joining: n.phase != Serve}
+	if note := n.notes[f.Sequence]; note != nil {
+		settle.Note = *note
+	}
+	unsettled := n.state.Settled < f.Epoch && n.now >= n.settleAt
+	if unsettled && n.state.Failed != f.Epoch {
+		return settle
+	}
+	if w := n.vote(ctx); w.Task != Idle { // before settling is tried again: the next release may be the cure
+		return w
+	}
+	if unsettled {
+		return settle
+	}
+	if n.offered != nil && n.inspected == nil && n.registered && !n.lost && n.now >= n.inspectAt && n.mayOpen(*n.offered) {
+		return Want{Task: Inspect, Epoch: n.head.Epoch + 1, Note: *n.offered}
+	}
+	return Want{}
+}
+
+// apply brings the machine to what the fleet decided: the decision is persisted, then flipped to, once the release is here.
+func (n *Node) apply(ctx context.Context) Want {
+	if n.haveHead && !n.lost {
+		if t := n.target(); t.Epoch > n.state.Decision.Epoch {
+			n.decided(t)
+		}
+	}
+	d := n.state.Decision
+	if d.Epoch <= n.state.Flipped.Epoch {
+		return Want{}
+	}
+	if n.holds(d) {
+		return Want{Task: Flip, Epoch: d.Epoch, Commit: d, At: n.flipAt}
+	}
+	if n.now < n.retryAt || n.catchup != nil && n.phase != Serve && n.head.State.Open() && n.state.Vote.Epoch < n.head.Epoch {
+		return Want{} // wait, or help the open epoch along: what is committed cannot be had here
+	}
+	note, err := n.noteOf(ctx, d.Sequence)
+	if err != nil {
+		n.catchUpFailed(err)
+		return Want{}
+	}
+	return Want{Task: Stage, Epoch: d.Epoch, Note: *note, Commit: d, Joining: true}
+}
+
+// decided persists a commit before anything is done about it, and fixes the moment of the flip.
+func (n *Node) decided(t Commitment) {
+	was := n.state.Decision
+	n.state.Decision = t
+	if n.save() != nil {
+		n.state.Decision = was
+		return
+	}
+	n.retryAt, n.catchup = 0, nil
+	n.flipAt = n.o.Clock.Boot()
+	if n.head.State == Commit && n.head.Epoch == t.Epoch {
+		wait := time.UnixMilli(n.head.FlipAt).Sub(n.o.Clock.Now())
+		n.flipAt += min(max(wait, 0), time.Duration(n.head.FlipDelay)*time.Millisecond)
+	}
+}
+
+// holds says whether the release of a commitment is on this disk, complete and durable: promised by a yes, or brought up
+// by this process.
+func (n *Node) holds(d Commitment) bool {
+	v := n.state.Vote
+	promised := v.Yes && v.Epoch == d.Epoch && v.Release == d.Release && n.broken != d.Epoch
+	return promised || n.held.Epoch == d.Epoch && n.held.Release == d.Release
+}
+
+// vote asks for the release of the open epoch, if this member has not voted yet.
+func (n *Node) vote(ctx context.Context) Want {
+	h := n.head
+	if !n.haveHead || n.lost || !n.registered || !h.State.Open() || n.state.Vote.Epoch >= h.Epoch {
+		return Want{}
+	}
+	note, err := n.noteOf(ctx, h.Sequence)
+	if err != nil {
+		return Want{} // shown; the next step reads again
+	}
+	if note.Pointer.Release != h.Release || note.Digest != h.Digest {
+		n.cast(Vote{Epoch: h.Epoch, Release: h.Release, Kind: AboutRelease},
+			fmt.Errorf("note %d names release %s, digest %.12s; the head %s, %.12s", h.Sequence, note.Pointer.Release, note.Digest, h.Release, h.Digest))
+		return Want{}
+	}
+	c := Commitment{Epoch: h.Epoch, Sequence: h.Sequence, Release: h.Release, Digest: h.Digest}
+	return Want{Task: Stage, Epoch: h.Epoch, Note: *note, Commit: c}
+}
+
+// noteOf reads a note once. A missing note of a committed sequence is an error.
+func (n *Node) noteOf(ctx context.Context, sequence int64) (*Note, error) {
+	if have := n.notes[sequence]; have != nil {
+		return have, nil
+	}
+	note, err := n.o.Ledger.Note(ctx, sequence)
+	if err == nil && note == nil {
+		err = fmt.Errorf("note of sequence %d is not in the table", sequence)
+	}
+	if !n.note("note", err) {
+		return nil, err
+	}
+	if len(n.notes) == 4 { // the open epoch's, the committed one's, and some slack
+		clear(n.notes)
+	}
+	n.notes[sequence] = note
+	return note, nil
+}
+
+// Inspected reports a pointer's digest, or why it cannot be deployed as it stands; it is looked at again after a while.
+func (n *Node) Inspected(w Want, digest string, err error) {
+	if n.offered == nil || n.offered.Sequence != w.Note.Sequence {
+		return
+	}
+	if !n.note("pointer", err) {
+		n.inspectAt = n.o.Clock.Boot() + retryInspect
+		return
+	}
+	note := *n.offered
+	note.Digest = digest
+	n.inspected, n.openAt = &note, 0
+}
+
+// Staged reports that the release of a Stage want is complete, verified and durable on this disk, or why not; machine says
+// that the reason is this machine's. For an open epoch this is the vote: persisted first, sent with the next beat.
+func (n *Node) Staged(w Want, err error, machine bool) {
+	if err == nil {
+		n.held = w.Commit
+		n.note("release", nil)
+	}
+	if w.Joining {
+		if err != nil {
+			n.catchUpFailed(err)
+		}
+		return
+	}
+	if !n.head.State.Open() || n.head.Epoch != w.Epoch || n.state.Vote.Epoch >= w.Epoch {
+		return // the epoch is over; what is on disk stays held
+	}
+	v := Vote{Epoch: w.Epoch, Release: w.Commit.Release, Yes: err == nil}
+	if err != nil {
+		v.Kind = AboutRelease
+		if machine {
+			v.Kind = AboutMachine
+		}
+	}
+	n.cast(v, err)
+}
+
+// cast persists a vote and lets the next beat send it. A no of the machine takes this member out.
+func (n *Node) cast(v Vote, reason error) {
+	was, wasError := n.state.Vote, n.state.Error
+	n.state.Vote, n.state.Error = v, ""
+	if reason != nil {
+		n.state.Error = cut(reason.Error())
+	}
+	if n.save() != nil {
+		n.state.Vote, n.state.Error = was, wasError
+		return
+	}
+	n.note("release", reason)
+	n.dirty = true
+	if v.Kind == AboutMachine {
+		n.setPhase(Out)
+	}
+	n.log.Info("vote", "epoch", v.Epoch, "release", string(v.Release), "yes", v.Yes, "reason", n.state.Error)
+}
+
+func (n *Node) catchUpFailed(err error) {
+	n.catchup = err
+	n.note("release", err)
+	n.state.Error = cut(err.Error())
+	n.dirty = true
+	n.retryAt = n.o.Clock.Boot() + retryLocal
+	if n.phase == Serve {
+		n.setPhase(Out) // it serves what the fleet has left: nobody should wait for it
+	}
+}
+
+// FlipDone reports a durable flip at the given wall-clock time, or why it failed; then the release is brought up again.
+func (n *Node) FlipDone(w Want, at time.Time, err error) {
+	if err != nil {
+		n.state.Failed, n.held, n.broken = w.Epoch, Commitment{}, w.Epoch
+		n.catchUpFailed(fmt.Errorf("flip: %w", err))
+		return
+	}
+	n.state.Flipped, n.state.FlippedAt, n.catchup = w.Commit, at.UnixMilli(), nil
+	n.settleAt = 0
+	n.note("release", nil)
+	if n.save() != nil {
+		return // active is durable all the same; a restart finds it there
+	}
+	n.log.Info("flipped", "epoch", w.Epoch, "release", string(w.Commit.Release))
+}
+
+// SettledDone reports that the release is served and healthy after the flip, or why not; it is tried again.
+func (n *Node) SettledDone(w Want, err error) {
+	if n.state.Flipped.Epoch != w.Epoch {
+		return
+	}
+	n.dirty = true
+	n.note("service", err)
+	if err != nil {
+		n.state.Failed, n.state.Error = w.Epoch, cut(err.Error())
+		n.settleAt = n.o.Clock.Boot() + retryLocal
+	} else {
+		n.state.Settled, n.state.Failed, n.state.Error = w.Epoch, 0, ""
+	}
+	if e := n.save(); e != nil && err == nil {
+		n.state.Settled = 0
+		n.settleAt = n.o.Clock.Boot() + retryLocal
+	}
+}
+
+// FoundActive tells a node at start which release active points to. Where that is not what was flipped to, somebody moved
+// the link or a crash lost the record: the decision is applied again.
+func (n *Node) FoundActive(id release.ID) {
+	if f := n.state.Flipped; f.Epoch > 0 && f.Release != id {
+		n.log.Warn("active is not what was flipped to", "active", string(id), "flipped", string(f.Release))
+		n.state.Flipped, n.state.Settled = Commitment{}, 0
+	}
+}

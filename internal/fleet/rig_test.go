@@ -1,0 +1,288 @@
+package fleet_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/table"
+)
+
+const scope = "bucket/promo"
+
+// rig is a fleet of nodes on one in-memory table, in a synctest bubble: real protocol, pretended machines.
+type rig struct {
+	t     *testing.T
+	table fleet.Table // what new machines talk to
+	mem   *table.Memory
+	start time.Time
+	mu    sync.Mutex
+	text  []byte // the pointer in S3
+	seq   int64
+	all   map[string]*box
+	tick  int
+}
+
+// box is one pretended machine: what is on its disk survives a kill.
+type box struct {
+	r      *rig
+	id     string
+	node   *fleet.Node
+	state  fleet.State
+	disk   map[release.ID]bool
+	active release.ID
+	flips  []time.Time
+	stop   context.CancelFunc
+	done   chan struct{}
+	events chan func()
+	busy   *fleet.Want
+	table  fleet.Table
+
+	// what may be made to fail
+	stageTime time.Duration
+	refuse    error // of staging
+	machine   bool  // that reason is the machine's
+	unhealthy error // of settling
+	frozen    chan struct{}
+	view      fleet.View
+	mu        sync.Mutex
+}
+
+func fleetTest(t *testing.T, f func(r *rig)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		mem := table.NewMemory()
+		r := &rig{t: t, table: mem, mem: mem, start: time.Now(), all: map[string]*box{}}
+		defer func() {
+			for _, b := range r.all {
+				b.kill()
+			}
+		}()
+		f(r)
+	})
+}
+
+type bubbleClock struct{ start time.Time }
+
+func (c bubbleClock) Boot() time.Duration { return time.Since(c.start) + time.Hour }
+func (c bubbleClock) Now() time.Time      { return time.Now() }
+
+func (r *rig) log() *slog.Logger {
+	var w io.Writer = io.Discard
+	if os.Getenv("RIG_LOG") != "" {
+		w = os.Stderr
+	}
+	return slog.New(slog.NewTextHandler(w, nil))
+}
+
+func (r *rig) token() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tick++
+	return fmt.Sprintf("t%d", r.tick)
+}
+
+// box makes a machine that is off.
+func (r *rig) box(id string) *box {
+	b := &box{r: r, id: id, disk: map[release.ID]bool{}, stageTime: 200 * time.Millisecond, table: r.table}
+	r.all[id] = b
+	return b
+}
+
+func (r *rig) boot(ids ...string) {
+	for _, id := range ids {
+		r.box(id).boot()
+	}
+}
+
+func (b *box) boot() {
+	ctx, cancel := context.WithCancel(b.r.t.Context())
+	b.stop, b.done, b.events, b.busy = cancel, make(chan struct{}), make(chan func(), 16), nil
+	b.node = fleet.NewNode(fleet.Options{
+		Scope: scope, Instance: b.id, Group: "web", Zone: "a", Version: "test", Incarnation: b.r.token(),
+		Ledger: fleet.NewLedger(b.table, scope, b.r.token), Journal: b, State: b.state, Clock: bubbleClock{b.r.start},
+		Random: func() float64 { return 0.5 }, PollInterval: time.Second, PrepareTimeout: 10 * time.Minute,
+		Log: b.r.log().With("box", b.id),
+	})
+	b.node.FoundActive(b.active)
+	go b.loop(ctx)
+}
+
+// Save is the journal.
+func (b *box) Save(s fleet.State) error {
+	b.state = s
+	return nil
+}
+
+func (b *box) loop(ctx context.Context) {
+	defer close(b.done)
+	for ctx.Err() == nil {
+		if f := b.frozen; f != nil {
+			<-f
+		}
+		w, sleep := b.node.Step(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		b.pursue(w)
+		b.r.mu.Lock()
+		text := b.r.text
+		b.r.mu.Unlock()
+		if text != nil {
+			_ = b.node.Offer(text, time.Time{})
+		}
+		b.mu.Lock()
+		b.view = b.node.View()
+		b.mu.Unlock()
+		select {
+		case <-ctx.Done():
+		case f := <-b.events:
+			f()
+		case <-time.After(sleep):
+		}
+	}
+}
+
+func (b *box) pursue(w fleet.Want) {
+	if b.busy != nil || w.Task == fleet.Idle {
+		return
+	}
+	b.busy = &w
+	after := func(d time.Duration, f func()) {
+		events := b.events
+		time.AfterFunc(d, func() { events <- func() { b.busy = nil; f() } })
+	}
+	switch w.Task {
+	case fleet.Inspect:
+		after(10*time.Millisecond, func() { b.node.Inspected(w, "digest-"+string(w.Note.Pointer.Release), nil) })
+	case fleet.Stage:
+		after(b.stageTime, func() {
+			if b.refuse == nil {
+				b.disk[w.Note.Pointer.Release] = true
+			}
+			b.node.Staged(w, b.refuse, b.machine)
+		})
+	case fleet.Flip:
+		after(max(0, w.At-bubbleClock{b.r.start}.Boot()), func() {
+			if !b.disk[w.Commit.Release] {
+				b.node.FlipDone(w, time.Now(), errors.New("not on disk"))
+				return
+			}
+			b.active = w.Commit.Release
+			b.flips = append(b.flips, time.Now())
+			b.node.FlipDone(w, time.Now(), nil)
+		})
+	case fleet.Settle:
+		after(50*time.Millisecond, func() { b.node.SettledDone(w, b.unhealthy) })
+	}
+}
+
+func (b *box) kill() {
+	if b.stop != nil {
+		b.stop()
+		<-b.done
+		b.stop = nil
+	}
+}
+
+func (b *box) see() fleet.View {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.view
+}
+
+// push publishes a release as the push command does: pointer, then hint.
+func (r *rig) push(id string, lines ...string) int64 {
+	r.seq = max(r.seq+1, time.Now().Unix())
+	text := fmt.Sprintf("%s\n%d\n3", id, r.seq)
+	for _, l := range lines {
+		text += "\n" + l
+	}
+	r.mu.Lock()
+	r.text = []byte(text)
+	r.mu.Unlock()
+	l := fleet.NewLedger(r.mem, scope, r.token)
+	if h, ok, err := l.Head(r.t.Context(), true); err == nil && ok {
+		if _, err := l.Request(r.t.Context(), h, fleet.Item{"hint": r.seq}); err != nil {
+			r.t.Fatalf("hint: %v", err)
+		}
+	}
+	return r.seq
+}
+
+func (r *rig) head() fleet.Head {
+	r.t.Helper()
+	h, _, err := fleet.NewLedger(r.mem, scope, r.token).Head(r.t.Context(), true)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return h
+}
+
+func (r *rig) rows() map[string]fleet.Member {
+	r.t.Helper()
+	rows, err := fleet.NewLedger(r.mem, scope, r.token).Members(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	out := map[string]fleet.Member{}
+	for _, m := range rows {
+		out[m.Instance] = m
+	}
+	return out
+}
+
+// until waits for a condition in the bubble's time, and returns how long it took.
+func (r *rig) until(what string, limit time.Duration, cond func() bool) time.Duration {
+	r.t.Helper()
+	began := time.Now()
+	for !cond() {
+		if time.Since(began) > limit {
+			var views []string
+			for id, b := range r.all {
+				v := b.see()
+				views = append(views, fmt.Sprintf("%s: phase %s active %s %v", id, v.Phase, b.active, v.Problems))
+			}
+			slices.Sort(views)
+			r.t.Fatalf("%s: not within %v\nhead %+v\n%s", what, limit, r.head(), strings.Join(views, "\n"))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return time.Since(began)
+}
+
+// live waits until the release is active, healthy and reported on these machines and the epoch is over.
+func (r *rig) live(id string, limit time.Duration, boxes ...string) time.Duration {
+	r.t.Helper()
+	return r.until(id+" live", limit, func() bool {
+		rows, h := r.rows(), r.head()
+		if h.State != fleet.Done || h.Release != release.ID(id) {
+			return false
+		}
+		for _, b := range boxes {
+			if rows[b].Active.Release != release.ID(id) || rows[b].Phase != fleet.Serve {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func ids(n int) []string {
+	var out []string
+	for i := range n {
+		out = append(out, fmt.Sprintf("i-%02d", i))
+	}
+	return out
+}

@@ -1,0 +1,53 @@
+package fleet
+
+import "time"
+
+// Silence judges which members are silent, on the observer's own boot clock: a row that stands still
+// over four complete sweeps and 1.1 leases. It is made fresh for each epoch one coordinates: members beat slowly
+// between epochs, so an older sighting would accuse the living.
+type Silence struct {
+	seen map[string]sighting
+	// coordinator stood still on the head since headSince: its own lease runs from there.
+	coordinator string
+	headSince   time.Duration
+}
+
+type sighting struct {
+	incarnation string
+	beat        int64
+	since, last time.Duration
+	sweeps      int
+}
+
+// NewSilence starts observing. coordinator (or "") is the one whose head beat has stood still since the given boot time.
+func NewSilence(coordinator string, since time.Duration) *Silence {
+	return &Silence{seen: map[string]sighting{}, coordinator: coordinator, headSince: since}
+}
+
+// Observe takes a clean, complete, strongly consistent sweep that began and ended at these boot times.
+func (s *Silence) Observe(rows []Member, began, ended time.Duration) {
+	for _, m := range rows {
+		was, ok := s.seen[m.Instance]
+		if !ok || was.incarnation != m.Incarnation || was.beat != m.Beat {
+			since := ended
+			if !ok && m.Instance == s.coordinator {
+				since = min(since, s.headSince)
+			}
+			s.seen[m.Instance] = sighting{m.Incarnation, m.Beat, since, began, 1}
+			continue
+		}
+		was.last = began
+		was.sweeps++
+		s.seen[m.Instance] = was
+	}
+}
+
+// Silent says whether a row of the last sweep belongs to a silent member. A row that another coordinator counted as missed is
+// silent as it stands, since any beat of the member clears the count.
+func (s *Silence) Silent(m Member) bool {
+	if m.Missed > 0 {
+		return true
+	}
+	was := s.seen[m.Instance]
+	return was.sweeps >= silentSweeps && was.last-was.since >= silentSpan
+}

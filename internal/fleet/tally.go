@@ -1,0 +1,134 @@
+package fleet
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Tally is what a sweep says about an open epoch.
+type Tally struct {
+	Yes      []string // voted yes, in the quorum or welcome
+	Waiting  []string // in the quorum, alive, not voted yet
+	Excluded []string // not waited for: silent, unfit, lost, leaving
+	Silent   []Member // silent rows, lost ones included: counted as missed after the decision
+	Nos      []string // "instance: reason"
+	// Members is the guard's base: the quorum and those newly excluded from it. Newly counts the latter.
+	Members, Newly int
+	// Refused is the first no about the release.
+	Refused string
+	// BySilence says that members were newly excluded for silence.
+	BySilence bool
+}
+
+// Count sorts the rows of one complete sweep by the table "who counts" of the protocol.
+func Count(h Head, rows []Member, silent func(Member) bool) Tally {
+	var t Tally
+	for _, m := range rows {
+		still := silent(m)
+		if still {
+			t.Silent = append(t.Silent, m)
+		}
+		t.add(h, m, still)
+	}
+	return t
+}
+
+func (t *Tally) add(h Head, m Member, silent bool) {
+	id := m.Instance
+	if m.voted(h, false) {
+		t.Nos = append(t.Nos, id+": "+m.Error)
+	}
+	switch {
+	case m.voted(h, true):
+		t.Yes = append(t.Yes, id)
+		if m.Phase == Serve {
+			t.Members++
+		}
+	case m.Lost():
+		t.Excluded = append(t.Excluded, id)
+	case m.voted(h, false) && m.Vote.Kind == AboutRelease:
+		if t.Refused == "" {
+			t.Refused = id + ": " + m.Error
+		}
+		t.Members++
+	case m.voted(h, false): // of the machine: it has stepped out in this epoch
+		t.exclude(id)
+	case m.Phase == Out, m.Phase == Leaving:
+		t.Excluded = append(t.Excluded, id)
+	case m.Phase == Join: // neither waited for nor missed
+	case silent:
+		t.exclude(id)
+		t.BySilence = true
+	default:
+		t.Waiting = append(t.Waiting, id)
+		t.Members++
+	}
+}
+
+func (t *Tally) exclude(id string) {
+	t.Excluded = append(t.Excluded, id)
+	t.Members++
+	t.Newly++
+}
+
+// Guard is the most members that an epoch may newly exclude: a percentage of the members, or a count.
+type Guard struct {
+	Percent float64
+	Count   int
+	counted bool
+}
+
+// DefaultGuard is max_excluded where the pointer does not say otherwise.
+const DefaultGuard = "10%"
+
+// ParseGuard reads "10%" or "3"; empty is the default.
+func ParseGuard(s string) (Guard, error) {
+	if s == "" {
+		s = DefaultGuard
+	}
+	if p, ok := strings.CutSuffix(s, "%"); ok {
+		v, err := strconv.ParseFloat(p, 64)
+		if err != nil || !(v >= 0 && v <= 100) {
+			return Guard{}, fmt.Errorf("max_excluded %q: not a percentage from 0%% to 100%%", s)
+		}
+		return Guard{Percent: v}, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 0 {
+		return Guard{}, fmt.Errorf("max_excluded %q: neither a percentage nor a count", s)
+	}
+	return Guard{Count: n, counted: true}, nil
+}
+
+// Allows says whether n of members may be excluded.
+func (g Guard) Allows(n, members int) bool {
+	if g.counted {
+		return n <= max(1, g.Count)
+	}
+	return n <= max(1, int(g.Percent/100*float64(members)))
+}
+
+// Ruling is what follows from a tally.
+type Ruling int
+
+// What a coordinator does next.
+const (
+	Wait    Ruling = iota
+	Go             // commit
+	Refuse         // abort, for good: the release was refused
+	TooMany        // abort, try again: beyond the guard
+)
+
+// Rule judges a tally. A commit needs at least one yes, nobody waiting, and no more newly excluded than the guard allows.
+func (t Tally) Rule(g Guard) Ruling {
+	switch {
+	case t.Refused != "":
+		return Refuse
+	case !g.Allows(t.Newly, t.Members):
+		return TooMany
+	case len(t.Waiting) > 0 || len(t.Yes) == 0:
+		return Wait
+	}
+	return Go
+}

@@ -1,0 +1,85 @@
+package php
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// ErrStale says that the site answered well, but from another release than the one that is live: flipped
+// and yet stale.
+var ErrStale = errors.New("the site runs from another release")
+
+// What a health check waits between attempts: first and at most, doubling.
+const (
+	firstPause = 200 * time.Millisecond
+	mostPause  = 2 * time.Second
+)
+
+// Health is a look at the site. It is health_check of the settings.
+type Health struct {
+	URL, Host string        // as of Options
+	Expect    int           // the status; 0: 200
+	Timeout   time.Duration // of one attempt; 0: none but the context's
+	Attempts  int           // in all; below 1: one
+
+	// Release is compared with the header X-Deploy-Release, where the web server sends one
+	// (share/nginx/site.conf does); empty: not compared.
+	Release string
+}
+
+// Check asks for the page until an attempt gives what is expected, and returns the last attempt's
+// error: a *RouteError, [ErrStale], the context's, or one that has the status and the first 200 bytes of
+// the answer. Redirects are not followed: where one is right, Expect says so. Callers name the action.
+func (h Health) Check(ctx context.Context) error {
+	r, err := newRoute(h.URL, h.Host)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	attempts := max(h.Attempts, 1)
+	pause := firstPause
+	for n := 1; ; n++ {
+		err := h.attempt(ctx, r)
+		if err == nil {
+			return nil
+		}
+		if n == attempts || ctx.Err() != nil {
+			return fmt.Errorf("attempt %d of %d: %w", n, attempts, err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+		pause = min(2*pause, mostPause)
+	}
+}
+
+func (h Health) attempt(ctx context.Context, r *route) error {
+	if h.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, h.Timeout)
+		defer cancel()
+	}
+	a, err := r.get(ctx)
+	if err != nil {
+		return r.explain(err, cureSite)
+	}
+	expect := h.Expect
+	if expect == 0 {
+		expect = http.StatusOK
+	}
+	if a.status != expect {
+		where := ""
+		if to := a.header.Get("Location"); to != "" {
+			where = fmt.Sprintf(" (to %s)", to)
+		}
+		return fmt.Errorf("%s: status %d%s instead of %d: %q", r.name, a.status, where, expect, excerpt(a.body))
+	}
+	if got := a.header.Get("X-Deploy-Release"); h.Release != "" && got != "" && got != h.Release {
+		return fmt.Errorf("%s: %w: %s instead of %s", r.name, ErrStale, got, h.Release)
+	}
+	return nil
+}

@@ -1,0 +1,275 @@
+package push
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"s3pulldeploy/internal/fleet"
+)
+
+// How often the fleet is looked at: the head while nothing happens and while an epoch is under way, the members, and the
+// pointer, which another push may have moved.
+const (
+	idleEvery    = time.Second
+	openEvery    = 250 * time.Millisecond
+	membersEvery = time.Second
+	pointerEvery = 10 * time.Second
+)
+
+// sight is what is known of a fleet at one moment.
+type sight struct {
+	head      fleet.Head
+	hasHead   bool
+	pointer   int64 // sequence of the pointer when it was last read; 0: not read
+	committed bool  // our sequence was seen committed
+}
+
+// judge says how the rollout of a sequence ended, or "" while it has not: see PROTOCOL, "When an epoch opens".
+func judge(sequence int64, s sight) (Outcome, string) {
+	h := s.head
+	overtaken := max(h.Sequence, s.pointer) > sequence
+	switch {
+	case h.IsBad(sequence):
+		return RolledBack, h.Reason
+	case s.hasHead && h.Sequence == sequence:
+		return judgeOurs(sequence, s)
+	case s.committed || s.hasHead && h.CommittedSequence == sequence:
+		return Done, "" // the fleet is at the next epoch already
+	case overtaken:
+		return Superseded, fmt.Sprintf("sequence %d came before the fleet had moved to %d", max(h.Sequence, s.pointer), sequence)
+	}
+	return "", ""
+}
+
+// judgeOurs judges an epoch of the sequence itself.
+func judgeOurs(sequence int64, s sight) (Outcome, string) {
+	h := s.head
+	switch h.State {
+	case fleet.Done:
+		return Done, h.Reason
+	case fleet.Abort:
+		switch {
+		case h.Hold == sequence:
+			return Aborted, h.Reason
+		case h.RetryAt == 0: // neither held nor tried again: a newer pointer was seen
+			return Superseded, h.Reason
+		case s.pointer > sequence:
+			return Superseded, fmt.Sprintf("sequence %d came after %s", s.pointer, h.Reason)
+		}
+	}
+	return "", ""
+}
+
+// watcher follows one sequence and tells the story.
+type watcher struct {
+	ledger   *fleet.Ledger
+	pointer  func(context.Context) int64
+	say      func(string, ...any)
+	sequence int64
+	began    time.Time
+
+	seen    sight
+	members []fleet.Member
+	// What was said last.
+	epoch   int64
+	state   fleet.EpochState
+	ready   string
+	told    map[string]bool // votes of no, by instance and epoch
+	trouble string
+}
+
+// follow waits until the rollout ends, the timeout, or the end of ctx, and fills in the result.
+func (w *watcher) follow(ctx context.Context, timeout time.Duration, r *Result) {
+	w.told = map[string]bool{}
+	waiting, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	w.say("waiting for the fleet")
+	var membersAt, pointerAt time.Time
+	pointerAt = time.Now()
+	for {
+		err := w.readHead(waiting)
+		now := time.Now()
+		if err == nil && !w.ours() && now.Sub(pointerAt) >= pointerEvery {
+			w.seen.pointer, pointerAt = max(w.seen.pointer, w.pointer(waiting)), now
+		}
+		outcome, reason := judge(w.sequence, w.seen)
+		if err == nil && (outcome != "" || w.ours() && (now.Sub(membersAt) >= membersEvery || w.state != w.seen.head.State)) {
+			err, membersAt = w.readMembers(waiting), now
+		}
+		w.tell(err)
+		if outcome != "" && err == nil {
+			w.finish(r, outcome, reason)
+			return
+		}
+		every := idleEvery
+		if w.ours() {
+			every = openEvery
+		}
+		select {
+		case <-waiting.Done():
+			r.Outcome, r.Reason = TimedOut, fmt.Sprintf("timed out after %v: %s", timeout, w.where())
+			if ctx.Err() != nil {
+				r.Reason = "interrupted: " + w.where()
+			}
+			return
+		case <-time.After(every):
+		}
+	}
+}
+
+// ours says that an epoch of the sequence is under way.
+func (w *watcher) ours() bool {
+	h := w.seen.head
+	return h.Sequence == w.sequence && (h.State.Open() || h.State == fleet.Commit)
+}
+
+func (w *watcher) readHead(ctx context.Context) error {
+	h, ok, err := w.ledger.Head(ctx, true)
+	if err != nil {
+		return err
+	}
+	w.seen.head, w.seen.hasHead = h, ok
+	if h.Sequence == w.sequence && (h.State == fleet.Commit || h.State == fleet.Done) {
+		w.seen.committed = true
+	}
+	return nil
+}
+
+func (w *watcher) readMembers(ctx context.Context) error {
+	rows, err := w.ledger.Members(ctx)
+	if err == nil {
+		w.members = rows
+	}
+	return err
+}
+
+// tell says what changed since the last look. An error is no end: the fleet goes on without us.
+func (w *watcher) tell(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != w.trouble && text != "" {
+		w.say("cannot look at the fleet: %s", text)
+	}
+	w.trouble = text
+	h := w.seen.head
+	if err != nil || h.Sequence != w.sequence {
+		return
+	}
+	if h.Epoch != w.epoch {
+		w.say("epoch %d opened by %s", h.Epoch, h.Coordinator)
+		w.epoch, w.state, w.ready = h.Epoch, fleet.Prepare, ""
+	}
+	w.tellVotes(h)
+	if h.State == w.state {
+		return
+	}
+	w.state = h.State
+	switch h.State {
+	case fleet.Commit:
+		w.say("committed, flipping")
+	case fleet.Abort:
+		w.say("aborted: %s", h.Reason)
+		if h.Hold != h.Sequence && h.RetryAt > 0 {
+			w.say("the fleet tries again in %s", span(max(0, time.Until(time.Unix(h.RetryAt, 0)))))
+		}
+	}
+}
+
+// tellVotes says who is ready, who said no and, once it is decided, who is live.
+func (w *watcher) tellVotes(h fleet.Head) {
+	var ready, serving, live int
+	for _, m := range w.members {
+		voted := m.Vote.Epoch == h.Epoch
+		if m.Phase == fleet.Serve {
+			serving++
+		}
+		if voted && m.Vote.Yes && m.Phase == fleet.Serve {
+			ready++
+		}
+		if m.Active.Epoch == h.Epoch {
+			live++
+		}
+		if key := fmt.Sprintf("%s %d", m.Instance, h.Epoch); voted && !m.Vote.Yes && !w.told[key] {
+			w.told[key] = true
+			w.say("%s says no: %s", m.Instance, cmp.Or(m.Error, "no reason given"))
+		}
+	}
+	if h.State.Open() && len(w.members) > 0 {
+		w.sayOnce(fmt.Sprintf("%d of %d ready", ready, serving))
+	}
+	if h.State == fleet.Commit && live > 0 {
+		w.sayOnce(fmt.Sprintf("%d live", live))
+	}
+}
+
+func (w *watcher) sayOnce(line string) {
+	if w.ready != line {
+		w.ready = line
+		w.say("%s", line)
+	}
+}
+
+// where says what the wait is for.
+func (w *watcher) where() string {
+	h := w.seen.head
+	switch {
+	case w.trouble != "":
+		return "the fleet cannot be looked at: " + w.trouble
+	case !w.seen.hasHead || h.Sequence != w.sequence:
+		return "no agent has opened an epoch for it"
+	case h.State == fleet.Abort:
+		return "aborted, to be tried again: " + h.Reason
+	}
+	var waiting []string
+	for _, m := range w.members {
+		if m.Phase == fleet.Serve && m.Vote.Epoch != h.Epoch {
+			waiting = append(waiting, strings.TrimSpace(m.Instance+" "+m.Progress))
+		}
+	}
+	if len(waiting) == 0 {
+		return fmt.Sprintf("epoch %d is in state %s", h.Epoch, h.State)
+	}
+	slices.Sort(waiting)
+	return fmt.Sprintf("epoch %d waits for %s", h.Epoch, strings.Join(waiting[:min(3, len(waiting))], ", "))
+}
+
+// finish fills in the result from what was seen last.
+func (w *watcher) finish(r *Result, outcome Outcome, reason string) {
+	r.Outcome, r.Reason = outcome, reason
+	h := w.seen.head
+	if outcome != Done {
+		return
+	}
+	epoch := h.Epoch
+	if h.Sequence != w.sequence { // the next epoch is open: these are what it started from
+		epoch = h.CommittedEpoch
+	}
+	r.unhealthy = h.Sequence == w.sequence && h.Good.Sequence != w.sequence
+	var first, last int64
+	r.Members, r.Excluded = 0, []string{}
+	for _, m := range w.members {
+		switch {
+		case m.Active.Epoch == epoch:
+			r.Members++
+			last = max(last, m.Active.At)
+			if first == 0 || m.Active.At < first {
+				first = m.Active.At
+			}
+		case m.Phase != fleet.Join && h.Epoch == epoch:
+			r.Excluded = append(r.Excluded, m.Instance)
+		}
+	}
+	slices.Sort(r.Excluded)
+	r.FlipSpreadMS = last - first
+	now := time.Now()
+	r.LiveMS = now.Sub(w.began).Milliseconds()
+	if at := time.UnixMilli(last); at.After(w.began) && at.Before(now) { // else its clock is another
+		r.LiveMS = at.Sub(w.began).Milliseconds()
+	}
+}

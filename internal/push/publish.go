@@ -1,0 +1,63 @@
+package push
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/store"
+)
+
+// maxAhead is how far a sequence may be ahead of S3's clock before every agent refuses it.
+const maxAhead = 24 * time.Hour
+
+// next fills in what every new pointer has: the sequence, and what the command line asks for.
+func (s *session) next(v view, p release.Pointer, now time.Time) (release.Pointer, error) {
+	p.Sequence = release.NextSequence(now, v.Pointer.Sequence, v.Head.Sequence, v.Head.CommittedSequence)
+	p.Message, p.Commit = s.message, s.commit
+	p.Policy.MaxExcluded = s.maxExcluded
+	if p.Policy.MaxExcluded == "" && s.cfg.Rollout.MaxExcluded != fleet.DefaultGuard {
+		p.Policy.MaxExcluded = s.cfg.Rollout.MaxExcluded
+	}
+	if d := v.Read.Date; !d.IsZero() && p.Sequence > d.Add(maxAhead).Unix() {
+		return p, advise(fmt.Errorf("the new sequence %d would be more than a day ahead of S3's clock: no agent would take it", p.Sequence),
+			"set this machine's clock; if the pointer itself is from the future, remove it and push again")
+	}
+	if _, err := release.ParsePointer(p.Text()); err != nil {
+		return p, fmt.Errorf("make pointer: %w", err) // such as a message that is too long
+	}
+	return p, nil
+}
+
+// publish writes the pointer, if it still is the one in the view, and gives the fleet a hint. A lost race is a
+// *store.ConflictError.
+func (s *session) publish(ctx context.Context, site *site, v view, p release.Pointer) error {
+	text := p.Text()
+	if _, err := site.store.WritePointer(ctx, text, v.Read.ETag); err != nil {
+		var lost *store.ConflictError
+		if errors.As(err, &lost) {
+			err = advise(err, "look at what it was with `push -status`, then push again")
+		}
+		return err
+	}
+	s.say("published %s as sequence %d", p.Release, p.Sequence)
+	if string(text) != string(release.Pointer{Release: p.Release, Sequence: p.Sequence, Files: p.Files}.Text()) {
+		s.say("the pointer has more than three lines: an older tool that reads it must ignore the others")
+	}
+	if !v.HasHead {
+		return nil
+	}
+	// Best effort: without it the agents find the pointer a little later.
+	hint := fleet.Item{"hint": p.Sequence}
+	head, err := site.ledger.Request(ctx, v.Head, hint)
+	if errors.Is(err, fleet.ErrOvertaken) && head.Epoch > 0 {
+		_, err = site.ledger.Request(ctx, head, fleet.Item{"hint": p.Sequence})
+	}
+	if err != nil && ctx.Err() == nil {
+		s.warn("the fleet got no hint and will find the pointer by itself: %v", err)
+	}
+	return nil
+}

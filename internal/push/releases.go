@@ -1,0 +1,71 @@
+package push
+
+import (
+	"context"
+
+	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/release"
+)
+
+// listed is one release of -releases; its JSON form is stable. In the plain layout the bucket knows no more than the name.
+type listed struct {
+	Release release.ID `json:"release"`
+	State   string     `json:"state"` // "live", "pushed", "aborted", "was live" or "": never rolled out, as far as is known
+}
+
+// releases prints what is in the bucket, newest first.
+func (s *session) releases(ctx context.Context) error {
+	site, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	known, err := site.store.Releases(ctx)
+	if err != nil {
+		return err
+	}
+	v := site.look(ctx)
+	if err := v.err(); err != nil {
+		return err
+	}
+	logs, err := site.ledger.Logs(ctx)
+	if err != nil {
+		return err
+	}
+	list := []listed{}
+	for _, id := range known {
+		list = append(list, listed{id, stateOf(id, v, logs)})
+	}
+	if s.json {
+		return s.object(struct {
+			Releases []listed `json:"releases"`
+		}{list})
+	}
+	for _, l := range list {
+		s.say("%-20s  %s", l.Release, l.State)
+	}
+	if len(list) == 0 {
+		s.say("no release is in the bucket")
+	}
+	return nil
+}
+
+// stateOf says what became of a release.
+func stateOf(id release.ID, v view, logs []fleet.Log) string {
+	switch id {
+	case v.Head.CommittedRelease:
+		return "live"
+	case v.Pointer.Release:
+		return "pushed"
+	}
+	state := ""
+	for _, l := range logs {
+		switch {
+		case l.Release != id:
+		case l.Outcome == string(fleet.Done):
+			state = "was live"
+		case state == "":
+			state = "aborted"
+		}
+	}
+	return state
+}

@@ -1,0 +1,117 @@
+package push
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"s3pulldeploy/internal/release"
+)
+
+// Outcome is how a push ended.
+type Outcome string
+
+// The outcomes. Published is the end without waiting, or with nobody to wait for; DryRun has written nothing.
+const (
+	Done       Outcome = "done"
+	Aborted    Outcome = "aborted"
+	RolledBack Outcome = "rolled_back"
+	Superseded Outcome = "superseded"
+	TimedOut   Outcome = "timeout"
+	Published  Outcome = "published"
+	Unchanged  Outcome = "unchanged"
+	DryRun     Outcome = "dry_run"
+)
+
+// Result is what -deploy and -rollback report; its JSON form is stable.
+type Result struct {
+	Release        release.ID `json:"release"` // empty in a dry run of -deploy
+	Sequence       int64      `json:"sequence"`
+	Files          int        `json:"files"`
+	UploadedBytes  int64      `json:"uploaded_bytes"`  // 0 when contents were there already
+	UnchangedFiles int        `json:"unchanged_files"` // files that were not uploaded
+	Outcome        Outcome    `json:"outcome"`
+	// Members is how many instances serve the release when the outcome is done, else how many were live at the start.
+	Members int `json:"members"`
+	// Excluded are the ids of instances that the rollout did not take along.
+	Excluded []string `json:"excluded"`
+	// LiveMS is from the start of push to the last flip, FlipSpreadMS from the first flip to the last; by the instances' clocks.
+	LiveMS       int64  `json:"live_ms"`
+	FlipSpreadMS int64  `json:"flip_spread_ms"`
+	Reason       string `json:"reason"` // of an abort; of what is wrong although it is live
+
+	unhealthy bool // done, but the fleet does not call it good
+	began     time.Time
+}
+
+// end prints the last line, or the object, and turns the outcome into an error where it is none to be happy with.
+func (s *session) end(r *Result) error {
+	if r.Excluded == nil {
+		r.Excluded = []string{}
+	}
+	if line := r.line(); line != "" {
+		if r.Outcome == Done && len(s.cfg.Opcache.URL) == 0 {
+			line += "; PHP not verified" // without a url nothing proves what it serves
+		}
+		s.say("%s", line)
+	}
+	if s.json {
+		if err := s.object(r); err != nil {
+			return err
+		}
+	}
+	return r.err()
+}
+
+// line is the last line of a push that ended well.
+func (r *Result) line() string {
+	fresh := fmt.Sprintf("%s (%s) new", count(r.Files-r.UnchangedFiles, "file"), amount(r.UploadedBytes))
+	switch r.Outcome {
+	case Done:
+		line := fmt.Sprintf("%s is live: %s, %s, live in %s, flips within %s", r.Release, fresh, count(r.Members, "instance"),
+			span(time.Duration(r.LiveMS)*time.Millisecond), span(time.Duration(r.FlipSpreadMS)*time.Millisecond))
+		if len(r.Excluded) > 0 {
+			line += ", without " + strings.Join(r.Excluded, ", ")
+		}
+		return line
+	case Published:
+		if r.Members == 0 {
+			return fmt.Sprintf("%s is published: %s; no instance is live, the first one will bring it up", r.Release, fresh)
+		}
+		return fmt.Sprintf("%s is published: %s; not waiting for %s", r.Release, fresh, count(r.Members, "instance"))
+	case Unchanged:
+		return fmt.Sprintf("unchanged: %s is this very tree, %s; nothing was moved", r.Release, count(r.Files, "file"))
+	case DryRun:
+		if r.Release != "" {
+			return fmt.Sprintf("dry run: would move the fleet to %s, %s", r.Release, count(r.Files, "file"))
+		}
+		return fmt.Sprintf("dry run: would upload %s, %s", count(r.Files, "file"), amount(r.UploadedBytes))
+	}
+	return ""
+}
+
+// err is the end that the exit code tells.
+func (r *Result) err() error {
+	what := fmt.Sprintf("roll out %s", r.Release)
+	reason := cmp.Or(r.Reason, "no reason is known")
+	switch r.Outcome {
+	case Done:
+		if r.unhealthy {
+			return advise(fmt.Errorf("%s: it is live, but not healthy: %s", what, reason), "`push -rollback` goes back")
+		}
+	case Aborted:
+		return kind{errAborted, advise(fmt.Errorf("%s: aborted: %s", what, reason), "nothing was flipped; `push -status` shows each instance")}
+	case RolledBack:
+		return kind{errAborted, fmt.Errorf("%s: rolled back: %s", what, reason)}
+	case Superseded:
+		return kind{errConflict, fmt.Errorf("%s: superseded: %s", what, reason)}
+	case TimedOut:
+		return kind{errTimeout, advise(fmt.Errorf("%s: %s", what, reason),
+			"it may still go live; `push -abort`, where the version has it, or a push of something else stops it; `push -status` shows what it waits for")}
+	case "":
+		return errors.New(what + ": no outcome")
+	}
+	return nil
+}

@@ -1,0 +1,162 @@
+package push
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"s3pulldeploy/internal/account"
+	"s3pulldeploy/internal/config"
+	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/store"
+	"s3pulldeploy/internal/table"
+)
+
+// liveWithin is how old an instance's last beat may be for push to wait for it: three of the beats that it makes
+// when nothing happens. By the two clocks, so it decides nothing but whether to wait.
+const liveWithin = 3 * time.Minute
+
+// site is one site's bucket and table, as this account reaches them.
+type site struct {
+	cfg    *config.Config
+	store  *store.Store
+	table  *table.Dynamo
+	ledger *fleet.Ledger
+	region string
+	who    string // whose account, or which server, for the first line
+}
+
+// open gets credentials, which may ask for a code, and says nothing to bucket or table yet.
+func (s *session) open(ctx context.Context) (*site, error) {
+	c := s.cfg
+	own := c.Endpoints.S3 != "" && c.Endpoints.DynamoDB != ""
+	aws, err := account.Load(ctx, account.Options{Region: c.Region, Profile: c.Profile, OwnEndpoints: own, Prompt: s.prompt()})
+	if err != nil {
+		return nil, err
+	}
+	if err := account.Check(ctx, aws); err != nil {
+		return nil, err
+	}
+	who := "server " + c.Endpoints.S3
+	if c.Endpoints.S3 == "" {
+		if who, err = account.Identity(ctx, aws); err != nil {
+			who = "unknown: " + err.Error() // a network without STS stops no push
+		}
+		who = "account " + who
+	}
+	t := table.NewDynamo(table.Options{Config: aws, Endpoint: c.Endpoints.DynamoDB, Name: c.Table})
+	return &site{
+		cfg: c, table: t, ledger: fleet.NewLedger(t, c.Scope(), rand.Text), region: aws.Region, who: who,
+		store: store.New(store.Options{
+			Config: aws, Endpoint: c.Endpoints.S3, Bucket: c.Bucket, Prefix: c.Prefix, Site: c.Site, KMSKey: c.KMSKeyID,
+		}),
+	}, nil
+}
+
+// view is a site as it stood at one moment.
+type view struct {
+	Read       store.Read      // the pointer's object; its ETag is empty when there is none
+	Pointer    release.Pointer // zero when there is none, or it is garbage
+	Garbage    error           // why the pointer is no pointer
+	Head       fleet.Head
+	HasHead    bool
+	Members    []fleet.Member
+	Live       int
+	Now        time.Time // by the table's clock, where it said
+	BucketErr  error     // what could not be read, each by itself
+	PointerErr error
+	HeadErr    error
+	MembersErr error
+}
+
+// err is the first thing that could not be read.
+func (v view) err() error {
+	for _, err := range []error{v.BucketErr, v.PointerErr, v.HeadErr, v.MembersErr} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// look reads everything at once.
+func (s *site) look(ctx context.Context) view {
+	var v view
+	var all sync.WaitGroup
+	all.Go(func() { v.BucketErr = s.store.Exists(ctx) })
+	all.Go(func() {
+		v.Read, v.PointerErr = s.store.Pointer(ctx, "")
+		if errors.Is(v.PointerErr, store.ErrNotFound) {
+			v.PointerErr = nil
+			return
+		}
+		if v.PointerErr == nil {
+			v.Pointer, v.Garbage = release.ParsePointer(v.Read.Text)
+		}
+	})
+	all.Go(func() { v.Head, v.HasHead, v.HeadErr = s.ledger.Head(ctx, true) })
+	all.Go(func() { v.Members, v.MembersErr = s.ledger.Members(ctx) })
+	all.Wait()
+	v.Now = s.now()
+	for _, m := range v.Members {
+		if live(m, v.Now) {
+			v.Live++
+		}
+	}
+	return v
+}
+
+// now is the time by the table's clock, else by ours.
+func (s *site) now() time.Time {
+	if t := s.table.Date(); !t.IsZero() {
+		return t
+	}
+	return time.Now()
+}
+
+// live says whether an instance will take part in a rollout that begins now.
+func live(m fleet.Member, now time.Time) bool {
+	return m.Phase != fleet.Leaving && m.Missed == 0 && now.Sub(time.Unix(m.Seen, 0)) < liveWithin
+}
+
+// line is the first line of a push: where it goes, as whom, who listens.
+func (s *site) line(v view) string {
+	instances := count(v.Live, "instance") + " live"
+	switch {
+	case v.MembersErr != nil:
+		instances = "instances unknown"
+	case v.Live == 0:
+		instances = "no instance live yet"
+	}
+	return fmt.Sprintf("%s in %s, %s, %s", s.cfg.Site, s.cfg.Bucket, s.who, instances)
+}
+
+// usable refuses what neither a deploy nor a rollback can go on from.
+func (v view) usable(force bool) error {
+	if err := v.err(); err != nil {
+		return err
+	}
+	if v.Garbage == nil || force {
+		return nil
+	}
+	return advise(fmt.Errorf("read pointer: %w; it reads %.200q", v.Garbage, v.Read.Text),
+		"if it can go, -force overwrites it")
+}
+
+// frozen refuses to push into a site that somebody has frozen.
+func (v view) frozen() error {
+	f := v.Head.Frozen
+	if f == nil {
+		return nil
+	}
+	until := "until it is lifted"
+	if f.Until > 0 {
+		until = "until " + time.Unix(f.Until, 0).UTC().Format(time.RFC3339)
+	}
+	return kind{errConflict, advise(fmt.Errorf("the site is frozen by %s %s: %s", f.By, until, f.Why),
+		"a rollback is not stopped by a freeze")}
+}

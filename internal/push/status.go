@@ -1,0 +1,233 @@
+package push
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/release"
+)
+
+// Status is what -status -json prints; its form is stable. Parts that could not be read are null, and named in Problems.
+type Status struct {
+	Site      string         `json:"site"`
+	Line      string         `json:"line"` // what is stuck and why, or that all is well
+	Pointer   *statusTarget  `json:"pointer"`
+	Head      *statusHead    `json:"head"`
+	Committed *statusTarget  `json:"committed"`
+	Freeze    *statusFreeze  `json:"freeze"`
+	Members   []statusMember `json:"members"`
+	Problems  []string       `json:"problems"`
+}
+
+type statusTarget struct {
+	Release  release.ID `json:"release"`
+	Sequence int64      `json:"sequence"`
+}
+
+type statusHead struct {
+	Epoch       int64            `json:"epoch"`
+	State       fleet.EpochState `json:"state"`
+	Release     release.ID       `json:"release"`
+	Sequence    int64            `json:"sequence"`
+	Coordinator string           `json:"coordinator"`
+	Kind        string           `json:"kind"`
+	Reason      string           `json:"reason"`
+}
+
+type statusFreeze struct {
+	By    string `json:"by"`
+	Why   string `json:"why"`
+	Until int64  `json:"until"` // Unix seconds; 0: until it is lifted
+}
+
+type statusMember struct {
+	Instance string      `json:"instance"`
+	Group    string      `json:"group"`
+	Zone     string      `json:"zone"`
+	Phase    fleet.Phase `json:"phase"`
+	Release  release.ID  `json:"release"` // what it serves
+	Vote     string      `json:"vote"`    // "yes", "no" or "" in the head's epoch
+	Reason   string      `json:"reason"`
+	Progress string      `json:"progress"`
+	SeenS    int64       `json:"seen_s"` // seconds since its last beat, by the two clocks
+	Version  string      `json:"version"`
+}
+
+// status prints the state of the site. It writes nothing, and says what it could not read.
+func (s *session) status(ctx context.Context) error {
+	site, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	v := site.look(ctx)
+	st := v.status(s.cfg.Site)
+	if s.json {
+		err = s.object(st)
+	} else {
+		st.print(s.console, site.line(v))
+	}
+	return errors.Join(err, v.err())
+}
+
+func (v view) status(name string) Status {
+	st := Status{Site: name, Members: []statusMember{}, Problems: []string{}, Line: v.summary()}
+	if v.Pointer.Release != "" {
+		st.Pointer = &statusTarget{v.Pointer.Release, v.Pointer.Sequence}
+	}
+	if h := v.Head; v.HasHead {
+		st.Head = &statusHead{h.Epoch, h.State, h.Release, h.Sequence, h.Coordinator, h.Kind, h.Reason}
+		if h.CommittedEpoch > 0 {
+			st.Committed = &statusTarget{h.CommittedRelease, h.CommittedSequence}
+		}
+		if f := h.Frozen; f != nil {
+			st.Freeze = &statusFreeze{f.By, f.Why, f.Until}
+		}
+	}
+	for _, m := range v.Members {
+		st.Members = append(st.Members, v.member(m))
+	}
+	slices.SortFunc(st.Members, func(a, b statusMember) int {
+		return cmp.Or(strings.Compare(a.Group, b.Group), strings.Compare(a.Instance, b.Instance))
+	})
+	for _, err := range []error{v.BucketErr, v.PointerErr, v.Garbage, v.HeadErr, v.MembersErr} {
+		if err != nil {
+			st.Problems = append(st.Problems, err.Error())
+		}
+	}
+	return st
+}
+
+func (v view) member(m fleet.Member) statusMember {
+	vote := ""
+	if v.HasHead && m.Vote.Epoch == v.Head.Epoch {
+		vote = "no"
+		if m.Vote.Yes {
+			vote = "yes"
+		}
+	}
+	age := max(0, int64(v.Now.Sub(time.Unix(m.Seen, 0)).Seconds()))
+	return statusMember{m.Instance, m.Group, m.Zone, m.Phase, m.Active.Release, vote, m.Error, m.Progress, age, m.Version}
+}
+
+// summary is one line: what is stuck and why, or what all are on.
+func (v view) summary() string {
+	h := v.Head
+	switch {
+	case v.err() != nil:
+		return "cannot tell: " + v.err().Error()
+	case v.Garbage != nil:
+		return "the pointer cannot be read: " + v.Garbage.Error()
+	case v.Pointer.Release == "" && !v.HasHead:
+		return "nothing was pushed yet"
+	case v.lostHead():
+		return "the table's head is lost: `push -init` mends it"
+	case v.HasHead && (h.State.Open() || h.State == fleet.Commit):
+		return v.underWay()
+	case v.Live == 0:
+		return "no instance is live; " + v.pending()
+	case h.Frozen != nil:
+		return fmt.Sprintf("frozen by %s: %s", h.Frozen.By, h.Frozen.Why)
+	case v.HasHead && h.State == fleet.Abort && v.Pointer.Sequence == h.Sequence:
+		again := "held: push again or something else"
+		if h.Hold != h.Sequence && h.RetryAt > 0 {
+			again = "tried again at " + time.Unix(h.RetryAt, 0).UTC().Format(time.RFC3339)
+		}
+		return fmt.Sprintf("%s was aborted: %s; %s", h.Release, h.Reason, again)
+	case v.Pointer.Sequence > h.CommittedSequence:
+		return v.pending()
+	}
+	return v.onRelease()
+}
+
+// lostHead says that instances have seen epochs that the head does not know.
+func (v view) lostHead() bool {
+	return slices.ContainsFunc(v.Members, func(m fleet.Member) bool { return max(m.Vote.Epoch, m.Active.Epoch) > v.Head.Epoch })
+}
+
+// underWay says what an open epoch waits for.
+func (v view) underWay() string {
+	h := v.Head
+	var waiting []string
+	for _, m := range v.Members {
+		if m.Phase == fleet.Serve && (h.State.Open() && m.Vote.Epoch != h.Epoch || h.State == fleet.Commit && m.Active.Epoch != h.Epoch) {
+			waiting = append(waiting, strings.TrimSpace(m.Instance+" "+m.Progress))
+		}
+	}
+	line := fmt.Sprintf("epoch %d to %s is in state %s", h.Epoch, h.Release, h.State)
+	if len(waiting) == 0 {
+		return line
+	}
+	slices.Sort(waiting)
+	more := ""
+	if n := len(waiting); n > 3 {
+		waiting, more = waiting[:3], fmt.Sprintf(" and %d more", n-3)
+	}
+	return line + ", waiting for " + strings.Join(waiting, ", ") + more
+}
+
+func (v view) pending() string {
+	if v.Pointer.Release == "" {
+		return "there is no pointer"
+	}
+	return fmt.Sprintf("%s is published and not rolled out yet", v.Pointer.Release)
+}
+
+// onRelease counts the live instances that serve what was committed, and names the others.
+func (v view) onRelease() string {
+	want, on := v.Head.CommittedRelease, 0
+	var others []string
+	for _, m := range v.Members {
+		switch {
+		case !live(m, v.Now):
+		case m.Active.Release == want:
+			on++
+		default:
+			others = append(others, strings.TrimSuffix(fmt.Sprintf("%s (%s: %s", m.Instance, m.Phase, m.Error), ": ")+")")
+		}
+	}
+	if len(others) == 0 {
+		return fmt.Sprintf("all %d on %s", on, want)
+	}
+	slices.Sort(others)
+	return fmt.Sprintf("%d of %d on %s; not: %s", on, on+len(others), want, strings.Join(others, ", "))
+}
+
+// print writes the table for people.
+func (st Status) print(c *console, where string) {
+	c.say("%s", st.Line)
+	c.say("%s", where)
+	for _, p := range st.Problems {
+		c.say("problem    %s", p)
+	}
+	if p := st.Pointer; p != nil {
+		c.say("pointer    %s  sequence %d", p.Release, p.Sequence)
+	}
+	if h := st.Head; h != nil {
+		c.say("%s", strings.TrimRight(fmt.Sprintf("head       %s  sequence %d, epoch %d %s, coordinator %s  %s",
+			h.Release, h.Sequence, h.Epoch, h.State, h.Coordinator, h.Reason), " "))
+	}
+	if t := st.Committed; t != nil {
+		c.say("committed  %s  sequence %d", t.Release, t.Sequence)
+	}
+	if f := st.Freeze; f != nil {
+		c.say("frozen     by %s: %s", f.By, f.Why)
+	}
+	if len(st.Members) == 0 {
+		return
+	}
+	table := tabwriter.NewWriter(c.human, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "INSTANCE\tGROUP\tZONE\tPHASE\tRELEASE\tVOTE\tSEEN\tVERSION\tPROGRESS, REASON")
+	for _, m := range st.Members {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Instance, m.Group, cmp.Or(m.Zone, "-"), m.Phase,
+			cmp.Or(string(m.Release), "-"), cmp.Or(m.Vote, "-"), time.Duration(m.SeenS)*time.Second, m.Version,
+			strings.TrimSpace(m.Progress+" "+m.Reason))
+	}
+	table.Flush()
+}
