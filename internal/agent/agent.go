@@ -101,7 +101,7 @@ func New(p Parts) (*Agent, error) {
 		Scope: p.Config.Scope(), Instance: p.Identity.ID, Group: p.Config.Group, Zone: p.Identity.Zone, Version: p.Version,
 		Incarnation: p.Token(), Ledger: fleet.NewLedger(p.Table, p.Config.Scope(), p.Token),
 		Journal: journal{p.Disk}, State: state, Clock: p.Clock, Random: p.Random,
-		PollInterval: time.Duration(p.Config.PollInterval), PrepareTimeout: time.Duration(p.Config.PrepareTimeout),
+		PollInterval: p.Config.PollInterval, PrepareTimeout: p.Config.PrepareTimeout,
 		Log: log.With("component", "fleet"),
 	})
 	active, err := p.Disk.Active()
@@ -153,7 +153,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 }
 
 func (a *Agent) loop(ctx context.Context, t *triggers) error {
-	deadline := a.p.Clock.Boot() + time.Duration(a.p.Config.PrepareTimeout)
+	deadline := a.p.Clock.Boot() + a.p.Config.PrepareTimeout
 	for {
 		want, sleep := a.node.Step(ctx)
 		a.pursue(ctx, want)
@@ -191,7 +191,7 @@ var ErrOnce = errors.New("not on the fleet's release")
 // once says whether a single pass has nothing left to do.
 func (a *Agent) once(want fleet.Want, deadline time.Duration) (bool, error) {
 	if a.p.Clock.Boot() > deadline {
-		return true, fmt.Errorf("%w after %v: %s", ErrOnce, time.Duration(a.p.Config.PrepareTimeout), a.status)
+		return true, fmt.Errorf("%w after %v: %s", ErrOnce, a.p.Config.PrepareTimeout, a.status)
 	}
 	v := a.view
 	quiet := want.Task == fleet.Idle && a.job == nil && a.pointer.seen && v.Ready && !v.Behind

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,6 +43,8 @@ type machine struct {
 	opcache *php.Opcache
 	env     hook.Env
 	log     *slog.Logger
+	// previous is what was live before the last flip of this process, for the hooks.
+	previous release.ID
 
 	mu       sync.Mutex
 	listings map[release.ID]release.Listing // of the last few pointers: inspected, then staged
@@ -53,7 +54,7 @@ func newMachine(p Parts, log *slog.Logger) *machine {
 	c := p.Config
 	return &machine{
 		cfg: c, bucket: p.Bucket, disk: p.Disk, log: log.With("component", "machine"),
-		opcache:  php.New(php.Options{Mode: c.Opcache.Mode, URLs: c.Opcache.URL, Host: c.Opcache.Host, Timeout: time.Duration(c.Opcache.Timeout)}),
+		opcache:  php.New(php.Options{Mode: c.Opcache.Effective(), URLs: c.Opcache.URL, Host: c.Opcache.Host, Timeout: c.Opcache.Timeout}),
 		env:      hook.Env{Site: c.Site, Group: c.Group, Instance: p.Identity.ID, Zone: p.Identity.Zone},
 		listings: map[release.ID]release.Listing{},
 	}
@@ -136,10 +137,13 @@ func (m *machine) stageOnce(ctx context.Context, w fleet.Want, progress func(str
 	if ok && digest != w.Note.Digest {
 		return fmt.Errorf("release %s is on this disk with another digest (%.12s, not %.12s): an id is used once", id, digest, w.Note.Digest)
 	}
-	if !ok {
-		if err := m.fetch(ctx, w, progress); err != nil {
-			return err
-		}
+	if ok {
+		err = m.disk.CheckShared()
+	} else {
+		err = m.fetch(ctx, w, progress)
+	}
+	if err != nil {
+		return err
 	}
 	if w.Note.Pointer.Kind == fleet.KindRollback && !w.Joining {
 		return nil
@@ -162,10 +166,11 @@ func (m *machine) fetch(ctx context.Context, w fleet.Want, progress func(string)
 			return fmt.Errorf("release %s lists with digest %.12s, the fleet agreed on %.12s: its objects were changed", id, d, w.Note.Digest)
 		}
 	}
-	s, err := m.disk.Stage(id, w.Note.Digest, files(l))
+	s, err := m.disk.Stage(ctx, id, w.Note.Digest, files(l))
 	if err != nil {
 		return err
 	}
+	defer s.Close() // what was not published stays, to be continued from
 	if err := m.download(ctx, s, id, l, progress); err != nil {
 		return err
 	}
@@ -223,21 +228,30 @@ func (m *machine) one(ctx context.Context, s *disk.Stage, id release.ID, o relea
 	return s.Put(f, r)
 }
 
-// flip waits for the moment and moves the link.
-func (m *machine) flip(ctx context.Context, w fleet.Want, c fleet.Clock) (time.Time, error) {
+// flip verifies the release, waits for the moment and moves the link. Its time is the wall clock's, right after.
+func (m *machine) flip(ctx context.Context, w fleet.Want, c fleet.Clock) (at time.Time, err error) {
+	armed, err := m.disk.Arm(w.Commit.Release)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer func() { err = errors.Join(err, armed.Close()) }()
 	if err := waitUntil(ctx, c, w.At); err != nil {
 		return time.Time{}, err
 	}
-	err := m.disk.Flip(w.Commit.Release)
-	return c.Now(), err
+	previous, _ := m.disk.Active() // for the hooks only
+	if err := armed.Flip(); err != nil {
+		return time.Time{}, err
+	}
+	if previous != w.Commit.Release {
+		m.previous = previous
+	}
+	return c.Now(), nil
 }
 
 // settle makes PHP serve what was flipped to, runs after_flip and asks for the health of it.
 func (m *machine) settle(ctx context.Context, w fleet.Want) error {
-	if len(m.cfg.Opcache.URL) > 0 && m.cfg.Opcache.Mode != "off" {
-		if _, err := m.opcache.Reset(ctx); err != nil {
-			return fmt.Errorf("reset opcache: %w", err)
-		}
+	if _, err := m.opcache.Reset(ctx); err != nil {
+		return fmt.Errorf("reset opcache: %w", err)
 	}
 	if err := m.hook(ctx, "after_flip", m.cfg.Hooks.AfterFlip, filepath.Join(m.cfg.Root, string(w.Commit.Release)), w); err != nil {
 		return err
@@ -246,7 +260,7 @@ func (m *machine) settle(ctx context.Context, w fleet.Want) error {
 	if h.URL == "" {
 		return nil
 	}
-	check := php.Health{URL: h.URL, Host: h.Host, Expect: h.Expect, Timeout: time.Duration(h.Timeout), Attempts: h.Attempts}
+	check := php.Health{URL: h.URL, Host: h.Host, Expect: h.Expect, Timeout: h.Timeout, Attempts: h.Attempts}
 	if err := check.Check(ctx); err != nil {
 		return fmt.Errorf("health check: %w", err)
 	}
@@ -261,7 +275,8 @@ func (m *machine) hook(ctx context.Context, name, command, dir string, w fleet.W
 	env := m.env
 	env.Release, env.Sequence = string(w.Commit.Release), w.Commit.Sequence
 	env.Kind, env.Commit = w.Note.Pointer.Kind, w.Note.Pointer.Commit
-	if active, err := m.disk.Active(); err == nil {
+	env.Previous = string(m.previous)
+	if active, err := m.disk.Active(); err == nil && active != w.Commit.Release {
 		env.Previous = string(active)
 	}
 	user := m.cfg.Hooks.User
@@ -270,15 +285,18 @@ func (m *machine) hook(ctx context.Context, name, command, dir string, w fleet.W
 	}
 	_, err := hook.Run(ctx, hook.Spec{
 		Name: name, Command: command, Dir: dir, User: user, Env: env.Vars(),
-		Timeout: time.Duration(m.cfg.Hooks.Timeout), Logger: m.log,
+		Timeout: m.cfg.Hooks.Timeout, Logger: m.log,
 	})
 	return err
 }
 
 // clean removes what nobody needs; a failing clean-up is a warning.
 func (m *machine) clean(keep keepList) {
-	keep = slices.DeleteFunc(keep, func(id release.ID) bool { return id == "" })
-	gone, err := m.disk.Prune(keep, m.cfg.KeepReleases, time.Duration(m.cfg.KeepFor), time.Now())
+	r := disk.Retention{Keep: map[release.ID]bool{}, N: m.cfg.KeepReleases, For: m.cfg.KeepFor, Now: time.Now()}
+	for _, id := range keep {
+		r.Keep[id] = true
+	}
+	gone, err := m.disk.Prune(r)
 	for _, id := range gone {
 		m.log.Info("removed release", "release", string(id))
 	}

@@ -150,7 +150,7 @@ func life(ctx context.Context, c *config.Config, log *slog.Logger, once bool, cu
 	}
 	down := &teardown{}
 	defer func() { err = errors.Join(err, down.run()) }()
-	aws, err := account.Load(ctx, account.Options{Region: c.Region, Profile: c.Profile, LocalEndpoints: c.Endpoints.S3 != ""})
+	aws, err := account.Load(ctx, account.Options{Region: c.Region, Profile: c.Profile, OwnEndpoints: c.Endpoints.S3 != "", IMDS: c.Endpoints.IMDS})
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func life(ctx context.Context, c *config.Config, log *slog.Logger, once bool, cu
 		Config: c, Disk: d, Identity: id, Version: Version, Clock: bootClock{}, Token: token, Random: random, Log: log, Once: once,
 		Bucket:  store.New(store.Options{Config: aws, Endpoint: c.Endpoints.S3, Bucket: c.Bucket, Prefix: c.Prefix, Site: c.Site, Logger: log}),
 		Table:   table.NewDynamo(table.Options{Config: aws, Endpoint: c.Endpoints.DynamoDB, Name: c.Table}),
-		Service: Systemd{IMDS: c.Endpoints.IMDS, EC2: id.Source == instance.FromEC2},
+		Service: Systemd{IMDS: c.Endpoints.IMDS, EC2: id.Source == instance.SourceEC2},
 	})
 	if err != nil {
 		return err
@@ -188,7 +188,7 @@ func identify(ctx context.Context, c *config.Config, d *disk.Disk, log *slog.Log
 	if _, err := d.Load(file, &was); err != nil {
 		log.Warn("identity of the last run", "error", err)
 	}
-	if id.Source == instance.FromHostname && was.Source == instance.FromEC2 {
+	if id.Source == instance.SourceHostname && was.Source == instance.SourceEC2 {
 		log.Warn("the metadata service does not answer, keeping the identity of the last run", "instance", was.ID)
 		return was, nil
 	}

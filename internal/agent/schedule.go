@@ -25,7 +25,7 @@ func (a *Agent) schedule(ctx context.Context) (*triggers, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start schedule: %w", err)
 	}
-	t := &triggers{Scheduler: s, poll: time.Duration(a.p.Config.PollInterval)}
+	t := &triggers{Scheduler: s, poll: a.p.Config.PollInterval}
 	one := gocron.WithSingletonMode(gocron.LimitModeReschedule)
 	now := gocron.WithStartAt(gocron.WithStartImmediately())
 	add := func(every time.Duration, f func(), o ...gocron.JobOption) gocron.Job {
@@ -34,7 +34,7 @@ func (a *Agent) schedule(ctx context.Context) (*triggers, error) {
 		return j
 	}
 	add(t.poll, func() { a.post(a.node.Poll) })
-	t.pointerJob = add(time.Duration(a.p.Config.PointerInterval), func() { a.readPointer(ctx) }, now)
+	t.pointerJob = add(a.p.Config.PointerInterval, func() { a.readPointer(ctx) }, now)
 	add(time.Hour, func() { a.post(func() { a.cleanDue = true }) })
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start schedule: %w", err), s.Shutdown())

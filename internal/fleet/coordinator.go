@@ -105,7 +105,7 @@ func (n *Node) tableLost(ctx context.Context, haveHead bool) bool {
 	}
 	for _, m := range rows {
 		if e := max(m.Active.Epoch, m.Vote.Epoch); e > 0 {
-			n.lost = true
+			n.lost, n.strong = true, true
 			n.problem("head lost", true, fmt.Sprintf("head lost: there is none, but %s reports epoch %d; push -init mends it", m.Instance, e))
 			return true
 		}

@@ -152,7 +152,7 @@ func (n *Node) Step(ctx context.Context) (Want, time.Duration) {
 	w := n.member(ctx)
 	n.enter()
 	n.beat(ctx)
-	return w, n.wake(w)
+	return w, n.wake()
 }
 
 func (n *Node) register(ctx context.Context) {
@@ -184,7 +184,9 @@ func (n *Node) readHead(ctx context.Context) {
 	}
 	n.touch()
 	n.observe(h, ok, strong)
-	n.headAt = n.now + n.headEvery()
+	if strong || !n.strong { // else observe asks for a strong read at once
+		n.headAt = n.now + n.headEvery()
+	}
 }
 
 // observe takes an answer about the head. An older one than was seen is ignored (I15); if a strong read insists, the
@@ -192,10 +194,11 @@ func (n *Node) readHead(ctx context.Context) {
 func (n *Node) observe(h Head, ok, strong bool) {
 	older := n.haveHead && (!ok || h.Older(n.head)) || h.Epoch < n.state.Epoch
 	if strong {
-		n.everRead, n.lost, n.strong = true, older, older
+		lost := older || n.lost && !ok
+		n.everRead, n.lost, n.strong = true, lost, lost
 		n.strongReads++
-		n.problem("head lost", older, fmt.Sprintf(
-			"head lost: the table's head is at epoch %d, this instance has seen epoch %d; push -init mends it", h.Epoch, n.state.Epoch))
+		n.problem("head lost", lost, fmt.Sprintf(
+			"head lost: the table's head is at epoch %d, the fleet has seen a later one (here: %d); push -init mends it", h.Epoch, n.state.Epoch))
 	} else if older {
 		n.strong, n.headAt = true, 0
 	}
@@ -368,7 +371,7 @@ func (n *Node) headEvery() time.Duration {
 }
 
 // wake is how long the loop may sleep.
-func (n *Node) wake(w Want) time.Duration {
+func (n *Node) wake() time.Duration {
 	next := n.now + n.o.PollInterval
 	if n.registered {
 		beat := n.beaten + n.beatEvery()
@@ -378,15 +381,12 @@ func (n *Node) wake(w Want) time.Duration {
 		next = min(next, n.headAt, max(beat, n.beatHold))
 	}
 	for _, at := range []time.Duration{n.openAt, n.takeAt} {
-		if at > 0 {
+		if at > 0 && !n.lost {
 			next = min(next, at)
 		}
 	}
 	if n.coord != nil {
 		next = min(next, n.coord.sweepAt, n.coord.renewAt)
-	}
-	if w.Task == Flip {
-		next = min(next, w.At)
 	}
 	return max(next-n.o.Clock.Boot(), 0)
 }

@@ -56,7 +56,7 @@ type box struct {
 	unhealthy error // of settling
 	frozen    chan struct{}
 	view      fleet.View
-	mu        sync.Mutex
+	mu        sync.Mutex // held by the loop while it works
 }
 
 func fleetTest(t *testing.T, f func(r *rig)) {
@@ -127,31 +127,59 @@ func (b *box) Save(s fleet.State) error {
 
 func (b *box) loop(ctx context.Context) {
 	defer close(b.done)
+	var last time.Time
+	steps := 0
 	for ctx.Err() == nil {
-		if f := b.frozen; f != nil {
-			<-f
-		}
-		w, sleep := b.node.Step(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		b.pursue(w)
-		b.r.mu.Lock()
-		text := b.r.text
-		b.r.mu.Unlock()
-		if text != nil {
-			_ = b.node.Offer(text, time.Time{})
+		if steps++; !time.Now().Equal(last) {
+			last, steps = time.Now(), 0
+		} else if steps > 1000 {
+			panic(b.id + ": the node spins: " + fmt.Sprint(b.node.View()))
 		}
 		b.mu.Lock()
-		b.view = b.node.View()
+		frozen := b.frozen
 		b.mu.Unlock()
+		if frozen != nil {
+			<-frozen
+		}
+		sleep := b.step(ctx)
 		select {
 		case <-ctx.Done():
 		case f := <-b.events:
-			f()
+			b.set(f)
 		case <-time.After(sleep):
 		}
 	}
+}
+
+func (b *box) step(ctx context.Context) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w, sleep := b.node.Step(ctx)
+	if ctx.Err() != nil {
+		return 0
+	}
+	b.pursue(w)
+	b.r.mu.Lock()
+	text := b.r.text
+	b.r.mu.Unlock()
+	if text != nil {
+		_ = b.node.Offer(text, time.Time{})
+	}
+	b.view = b.node.View()
+	return sleep
+}
+
+// set changes or reads the box while its loop stands still.
+func (b *box) set(f func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f()
+}
+
+// serves is the release that active points to.
+func (b *box) serves() (id release.ID) {
+	b.set(func() { id = b.active })
+	return id
 }
 
 func (b *box) pursue(w fleet.Want) {
@@ -252,7 +280,7 @@ func (r *rig) until(what string, limit time.Duration, cond func() bool) time.Dur
 			var views []string
 			for id, b := range r.all {
 				v := b.see()
-				views = append(views, fmt.Sprintf("%s: phase %s active %s %v", id, v.Phase, b.active, v.Problems))
+				views = append(views, fmt.Sprintf("%s: phase %s active %s %v", id, v.Phase, b.serves(), v.Problems))
 			}
 			slices.Sort(views)
 			r.t.Fatalf("%s: not within %v\nhead %+v\n%s", what, limit, r.head(), strings.Join(views, "\n"))

@@ -88,8 +88,8 @@ func retryer(retryables ...retry.IsErrorRetryable) aws.Retryer {
 // sender sends requests whose bodies are only read, never asked to write themselves. The SDK closes a
 // body when the answer's head is there; net/http may look once more whether the body has ended, and the
 // SDK's WriteTo then says io.EOF, which counts as a failed request: the connection is closed while the
-// answer is still being read. Read says io.EOF too, and there it is right. Seen in one of ten queries
-// and writes of 60 KB on a busy machine, as "use of closed network connection".
+// answer is still being read. Read says io.EOF too, and there it is right. On a busy machine this was
+// seen as "use of closed network connection".
 type sender struct{ dynamodb.HTTPClient }
 
 func (s sender) Do(r *http.Request) (*http.Response, error) {

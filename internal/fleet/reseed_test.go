@@ -1,0 +1,63 @@
+package fleet_test
+
+import (
+	"errors"
+	"strconv"
+	"testing"
+	"time"
+
+	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/table"
+)
+
+func TestMostActiveIsWhatMostMembersServe(t *testing.T) {
+	serves := func(id string, epoch int64) fleet.Member {
+		return fleet.Member{Active: fleet.Active{Release: release.ID(id), Epoch: epoch}}
+	}
+	cases := []struct {
+		members []fleet.Member
+		want    release.ID
+	}{
+		{nil, ""},
+		{[]fleet.Member{{}, serves("aa", 1)}, "aa"},
+		{[]fleet.Member{serves("aa", 1), serves("bb", 2), serves("aa", 1)}, "aa"},
+		{[]fleet.Member{serves("bb", 1), serves("aa", 2)}, "aa"},
+	}
+	for _, c := range cases {
+		if got := fleet.MostActive(c.members); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+}
+
+func TestReseedGoesOnFromTheHighestEpochThatMembersReport(t *testing.T) {
+	n := 0
+	l := fleet.NewLedger(table.NewMemory(), "b/shop", func() string { n++; return strconv.Itoa(n) })
+	note, err := fleet.NewNote([]byte("aa\n100\n1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	note.Digest = "d"
+	members := []fleet.Member{
+		{Instance: "i-1", Active: fleet.Active{Epoch: 7, Release: "aa"}},
+		{Instance: "i-2", Active: fleet.Active{Epoch: 7, Release: "aa"}, Vote: fleet.Vote{Epoch: 8, Release: "bb"}},
+	}
+	h, err := l.Reseed(t.Context(), fleet.Head{}, members, note, time.Unix(1000, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	epoch, target := h.Committed()
+	if h.Epoch != 8 || h.State != fleet.Done || epoch != 8 || target != (fleet.Target{Release: "aa", Sequence: 100}) {
+		t.Errorf("head %+v", h)
+	}
+	if had, err := l.Note(t.Context(), 100); err != nil || had == nil || had.Digest != "d" {
+		t.Errorf("note %+v, %v", had, err)
+	}
+	if stale := (fleet.Head{Epoch: 8, State: fleet.Done, Fence: 30, Beat: 500}); h.Older(stale) {
+		t.Error("an agent that still runs would ignore the new head")
+	}
+	if _, err := l.Reseed(t.Context(), fleet.Head{}, members, note, time.Unix(1001, 0)); !errors.Is(err, fleet.ErrOvertaken) {
+		t.Errorf("a second one: %v", err)
+	}
+}

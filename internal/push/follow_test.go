@@ -1,0 +1,181 @@
+package push
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/table"
+)
+
+func TestJudgeKnowsEachEnd(t *testing.T) {
+	const ours = 100
+	committed := fleet.Head{CommittedEpoch: 3, CommittedSequence: ours}
+	cases := map[string]struct {
+		s    sight
+		want Outcome
+	}{
+		"no head yet":                {sight{}, ""},
+		"an older epoch":             {sight{hasHead: true, head: fleet.Head{Sequence: 90, State: fleet.Done}}, ""},
+		"preparing":                  {sight{hasHead: true, head: fleet.Head{Sequence: ours, State: fleet.Prepare}}, ""},
+		"committed, not over":        {sight{hasHead: true, committed: true, head: fleet.Head{Sequence: ours, State: fleet.Commit}}, ""},
+		"done":                       {sight{hasHead: true, head: fleet.Head{Sequence: ours, State: fleet.Done}}, Done},
+		"held":                       {sight{hasHead: true, head: fleet.Head{Sequence: ours, State: fleet.Abort, Hold: ours}}, Aborted},
+		"to be tried again":          {sight{hasHead: true, head: fleet.Head{Sequence: ours, State: fleet.Abort, RetryAt: 5}}, ""},
+		"aborted for a newer push":   {sight{hasHead: true, head: fleet.Head{Sequence: ours, State: fleet.Abort}}, Superseded},
+		"tried again, but overtaken": {sight{hasHead: true, pointer: 101, head: fleet.Head{Sequence: ours, State: fleet.Abort, RetryAt: 5}}, Superseded},
+		"preparing, newer pointer":   {sight{hasHead: true, pointer: 101, head: fleet.Head{Sequence: ours, State: fleet.Prepare}}, ""},
+		"never opened, overtaken":    {sight{pointer: 101}, Superseded},
+		"the next epoch is open":     {sight{hasHead: true, head: fleet.Head{Sequence: 101, State: fleet.Prepare, CommittedSequence: 90}}, Superseded},
+		"live, and the next is open": {sight{hasHead: true, pointer: 101, head: func() fleet.Head { h := committed; h.Sequence, h.State = 101, fleet.Prepare; return h }()}, Done},
+		"live, and already replaced": {sight{hasHead: true, committed: true, head: fleet.Head{Sequence: 101, State: fleet.Done, CommittedSequence: 101}}, Done},
+		"rolled back":                {sight{hasHead: true, committed: true, head: fleet.Head{Sequence: 90, Kind: fleet.KindRollback, State: fleet.Done, Bad: []int64{ours}}}, RolledBack},
+	}
+	for name, c := range cases {
+		if got, _ := judge(ours, c.s); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+// stand is a stand-in for an agent: a real node whose machine does everything at once, or says no.
+type stand struct {
+	node *fleet.Node
+	no   error // of every release
+	slow time.Duration
+}
+
+// boot is a clock inside a synctest bubble, where time begins with the year 2000.
+type boot struct{}
+
+func (boot) Boot() time.Duration {
+	return time.Since(time.Date(1999, 12, 31, 0, 0, 0, 0, time.UTC))
+}
+func (boot) Now() time.Time { return time.Now() }
+
+type noJournal struct{}
+
+func (noJournal) Save(fleet.State) error { return nil }
+
+func ledgerOf(t *table.Memory, who string) *fleet.Ledger {
+	n := 0
+	return fleet.NewLedger(t, "b/shop", func() string { n++; return fmt.Sprint(who, n) })
+}
+
+// live steps the node until ctx ends.
+func (s *stand) live(ctx context.Context, text func() []byte) {
+	var staging time.Time
+	for ctx.Err() == nil {
+		if p := text(); p != nil {
+			_ = s.node.Offer(p, time.Now())
+		}
+		w, _ := s.node.Step(ctx)
+		switch w.Task {
+		case fleet.Inspect:
+			s.node.Inspected(w, "digest", nil)
+		case fleet.Stage:
+			if staging.IsZero() {
+				staging = time.Now()
+			}
+			if time.Since(staging) >= s.slow {
+				s.node.Staged(w, s.no, false)
+			}
+		case fleet.Flip:
+			if (boot{}).Boot() >= w.At {
+				s.node.FlipDone(w, time.Now(), nil)
+			}
+		case fleet.Settle:
+			s.node.SettledDone(w, nil)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// rollOutWith runs a fleet of the given machines on one pointer, and follows it.
+func rollOutWith(t *testing.T, timeout time.Duration, nos ...error) (*Result, string) {
+	t.Helper()
+	r := &Result{began: time.Now()}
+	var story strings.Builder
+	mem := table.NewMemory()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer synctest.Wait()
+	defer cancel()
+	sequence := time.Now().Unix()
+	text := release.Pointer{Release: release.NewID(time.Now()), Sequence: sequence, Files: 1}.Text()
+	joined := time.Now()
+	for i, no := range nos {
+		id := fmt.Sprintf("i-%d", i)
+		s := &stand{no: no, slow: time.Duration(i) * 3 * time.Second, node: fleet.NewNode(fleet.Options{
+			Scope: "b/shop", Instance: id, Incarnation: id, Ledger: ledgerOf(mem, id), Journal: noJournal{},
+			Clock: boot{}, Random: func() float64 { return 0 }, PollInterval: time.Second, PrepareTimeout: 10 * time.Minute,
+			Log: slog.New(slog.DiscardHandler),
+		})}
+		go s.live(ctx, func() []byte {
+			if time.Since(joined) < 5*time.Second { // all are in service first
+				return nil
+			}
+			return text
+		})
+	}
+	w := &watcher{
+		ledger: ledgerOf(mem, "push"), pointer: func(context.Context) int64 { return sequence }, sequence: sequence, began: r.began,
+		say: func(format string, args ...any) { fmt.Fprintf(&story, format+"\n", args...) },
+	}
+	w.follow(ctx, timeout, r)
+	return r, story.String()
+}
+
+func TestFollowTellsOfAReleaseUntilItIsLive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, story := rollOutWith(t, time.Hour, nil, nil, nil)
+		if r.Outcome != Done || r.Members != 3 || len(r.Excluded) != 0 || r.unhealthy {
+			t.Errorf("result %+v", r)
+		}
+		if r.LiveMS < 5000 || r.LiveMS > 60_000 || r.FlipSpreadMS < 0 || r.FlipSpreadMS > 1000 {
+			t.Errorf("live after %d ms, spread %d ms", r.LiveMS, r.FlipSpreadMS)
+		}
+		for _, want := range []string{"epoch 1 opened by i-", "1 of 3 ready\n2 of 3 ready\n", "committed, flipping"} {
+			if !strings.Contains(story, want) {
+				t.Errorf("the story lacks %q:\n%s", want, story)
+			}
+		}
+	})
+}
+
+func TestFollowEndsWithTheReasonOfARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, story := rollOutWith(t, time.Hour, nil, errors.New("hook after_sync: exit 1"))
+		if r.Outcome != Aborted || !strings.Contains(r.Reason, "hook after_sync: exit 1") {
+			t.Errorf("result %+v", r)
+		}
+		if exitCode(r.err()) != exitAborted {
+			t.Errorf("exit code %d", exitCode(r.err()))
+		}
+		if !strings.Contains(story, "i-1 says no: hook after_sync") {
+			t.Errorf("the story does not name the no:\n%s", story)
+		}
+	})
+}
+
+func TestFollowTimesOutWhereNobodyOpens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		r, _ := rollOutWith(t, time.Minute)
+		if r.Outcome != TimedOut || exitCode(r.err()) != exitTimeout || !strings.Contains(r.Reason, "no agent has opened") {
+			t.Errorf("result %+v", r)
+		}
+		if took := time.Since(start); took != time.Minute {
+			t.Errorf("took %v", took)
+		}
+	})
+}

@@ -1,0 +1,74 @@
+package push
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/release"
+)
+
+func TestStatusBeginsWithWhatIsStuck(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	member := func(id string, epoch int64, active release.ID) fleet.Member {
+		return fleet.Member{Instance: id, Phase: fleet.Serve, Seen: now.Unix() - 5, Active: fleet.Active{Epoch: epoch, Release: active}}
+	}
+	done := fleet.Head{
+		Epoch: 2, State: fleet.Done, Sequence: 100, Release: "R2",
+		CommittedEpoch: 2, CommittedSequence: 100, CommittedRelease: "R2",
+	}
+	with := func(change func(*view)) view {
+		v := view{
+			Now: now, Pointer: release.Pointer{Release: "R2", Sequence: 100, Files: 1}, HasHead: true, Head: done, Live: 2,
+			Members: []fleet.Member{member("i-1", 2, "R2"), member("i-2", 2, "R2")},
+		}
+		change(&v)
+		return v
+	}
+	cases := map[string]view{
+		"all 2 on R2":        with(func(*view) {}),
+		"nothing was pushed": {},
+		"cannot tell: table": with(func(v *view) { v.HeadErr = errors.New("table away") }),
+		"1 of 2 on R2; not: i-2 (serve: no php)": with(func(v *view) {
+			v.Members[1].Active.Release, v.Members[1].Error = "R1", "no php"
+		}),
+		"epoch 3 to R3 is in state prepare, waiting for i-2 40%": with(func(v *view) {
+			v.Head.Epoch, v.Head.State, v.Head.Release = 3, fleet.Prepare, "R3"
+			v.Members[0].Vote.Epoch, v.Members[1].Progress = 3, "40%"
+		}),
+		"R2 was aborted: hook; held": with(func(v *view) {
+			v.Head.State, v.Head.Hold, v.Head.Reason, v.Head.CommittedSequence = fleet.Abort, 100, "hook", 90
+		}),
+		"frozen by maria: sale":                      with(func(v *view) { v.Head.Frozen = &fleet.Freeze{By: "maria", Why: "sale"} }),
+		"R3 is published and not rolled out":         with(func(v *view) { v.Pointer.Release, v.Pointer.Sequence = "R3", 101 }),
+		"no instance is live; R2 is published":       with(func(v *view) { v.Live = 0 }),
+		"the table's head is lost: `push -init`":     with(func(v *view) { v.Head, v.HasHead = fleet.Head{}, false }),
+		"the pointer cannot be read: has no numbers": with(func(v *view) { v.Garbage = errors.New("has no numbers") }),
+	}
+	for want, v := range cases {
+		if got := v.summary(); !strings.HasPrefix(got, want) {
+			t.Errorf("%q, want it to begin with %q", got, want)
+		}
+	}
+}
+
+func TestLiveInstancesAreThoseThatWillTakePart(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	alive := fleet.Member{Phase: fleet.Serve, Seen: now.Unix() - 100}
+	if !live(alive, now) {
+		t.Error("a member that beat 100 s ago is not live")
+	}
+	for what, change := range map[string]func(*fleet.Member){
+		"leaving": func(m *fleet.Member) { m.Phase = fleet.Leaving },
+		"missed":  func(m *fleet.Member) { m.Missed = 1 },
+		"old":     func(m *fleet.Member) { m.Seen -= 100 },
+	} {
+		m := alive
+		change(&m)
+		if live(m, now) {
+			t.Errorf("%s: live", what)
+		}
+	}
+}

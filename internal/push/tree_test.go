@@ -1,0 +1,196 @@
+package push
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"s3pulldeploy/internal/config"
+)
+
+// plant makes a tree of files ("path": text), directories ("path/": "") and links ("path": "-> target").
+func plant(t *testing.T, tree map[string]string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "app")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range tree {
+		full := filepath.Join(dir, name)
+		err := os.MkdirAll(filepath.Dir(full), 0o755)
+		target, link := strings.CutPrefix(text, "-> ")
+		switch {
+		case strings.HasSuffix(name, "/"):
+			err = errors.Join(err, os.MkdirAll(full, 0o755))
+		case link:
+			err = errors.Join(err, os.Symlink(target, full))
+		default:
+			err = errors.Join(err, os.WriteFile(full, []byte(text), 0o644))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func scanned(t *testing.T, dir string, c *config.Config) (*Tree, error) {
+	t.Helper()
+	tree, err := Scan(dir, c)
+	if err == nil {
+		t.Cleanup(func() { tree.Close() })
+	}
+	return tree, err
+}
+
+func paths(tree *Tree) string {
+	var names []string
+	for _, f := range tree.Files {
+		names = append(names, f.Path)
+	}
+	return strings.Join(names, " ")
+}
+
+func TestScanTakesWhatWillBeARelease(t *testing.T) {
+	cases := map[string]struct {
+		tree   map[string]string
+		config config.Config
+		want   string
+	}{
+		"files in order, without empty directories": {
+			tree: map[string]string{"b": "1", "a/z": "1", "a.php": "1", "empty/": ""}, want: "a.php a/z b",
+		},
+		"links inside are followed": {
+			tree: map[string]string{"real/x": "1", "dir": "-> real", "sub/file": "-> ../real/x"}, want: "dir/x real/x sub/file",
+		},
+		"git and ignored files are left out": {
+			tree: map[string]string{".git/HEAD": "1", "sub/.git": "gitdir: x", "a.log": "1", "tmp/x": "1", "x": "1",
+				".deployignore": "tmp/\n.deployignore\n"},
+			config: config.Config{Ignore: []string{"*.log"}}, want: "x",
+		},
+		"what is ignored is not looked at": {
+			tree:   map[string]string{"x": "1", "out": "-> /etc", "gone": "-> nowhere", "loop": "-> .", ".env": "1", "sock": "-> /dev/null"},
+			config: config.Config{Ignore: []string{"out/", "gone", "loop", ".env", "sock"}}, want: "x",
+		},
+		"examples of secrets are none": {
+			tree: map[string]string{".env.example": "1", "a.pem": "-----BEGIN CERTIFICATE-----"}, want: ".env.example a.pem",
+		},
+		"allowed secrets":                   {tree: map[string]string{".env": "1"}, config: config.Config{Secrets: config.Allow}, want: ".env"},
+		"an empty shared directory is fine": {tree: map[string]string{"up/": "", "x": "1"}, config: config.Config{Shared: map[string]string{"up": "/efs"}}, want: "x"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			tree, err := scanned(t, plant(t, c.tree), &c.config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := paths(tree); got != c.want {
+				t.Errorf("files %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestScanRefusesWhatNoReleaseMayHave(t *testing.T) {
+	cases := map[string]struct {
+		tree   map[string]string
+		config config.Config
+		want   string
+	}{
+		"a link out by an absolute path": {tree: map[string]string{"l": "-> /etc/passwd"}, want: `link "l" points to "/etc/passwd"`},
+		"a link out":                     {tree: map[string]string{"d/l": "-> ../../other"}, want: `link "d/l" points to "../../other"`},
+		"a broken link":                  {tree: map[string]string{"l": "-> gone"}, want: `link "l" points to "gone", which does not exist`},
+		"a link to itself":               {tree: map[string]string{"l": "-> l"}, want: `link "l" points to "l"`},
+		"a circle of directories":        {tree: map[string]string{"a/b/l": "-> ../.."}, want: `link "a/b/l" leads back`},
+		"a device behind a link":         {tree: map[string]string{"l": "-> /dev/null"}, want: `link "l"`},
+		"a name with a line break":       {tree: map[string]string{"a\nb": "1"}, want: `"a\nb"`},
+		"the stamp":                      {tree: map[string]string{"_cache.php": "1"}, config: config.Config{Stamp: "_cache.php"}, want: `"_cache.php" has the name of`},
+		"a shared directory with files":  {tree: map[string]string{"up/a/b": "1"}, config: config.Config{Shared: map[string]string{"up": "/efs"}}, want: `directory "up" is in`},
+		"an environment":                 {tree: map[string]string{"d/.env.local": "1"}, want: `"d/.env.local" holds`},
+		"a private key":                  {tree: map[string]string{"id_rsa": "-----BEGIN OPENSSH PRIVATE KEY-----"}, want: `"id_rsa" is a private key`},
+		"a malformed pattern":            {tree: map[string]string{".deployignore": "[a"}, want: "malformed"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			_, err := scanned(t, plant(t, c.tree), &c.config)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want something with %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestScanRefusesSpecialFiles(t *testing.T) {
+	dir := plant(t, map[string]string{"x": "1"})
+	if err := syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := scanned(t, dir, &config.Config{}); err == nil || !strings.Contains(err.Error(), `"pipe" is a named pipe`) {
+		t.Errorf("a pipe: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "pipe")); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir) // a socket's path is short
+	l, err := net.Listen("unix", "sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if _, err := scanned(t, dir, &config.Config{}); err == nil || !strings.Contains(err.Error(), `"sock" is a socket`) {
+		t.Errorf("a socket: %v", err)
+	}
+}
+
+func TestScanLeavesTheSettingsOut(t *testing.T) {
+	dir := plant(t, map[string]string{"x": "1", "conf/deploy.yml": "site: a", "link.yml": "-> conf/deploy.yml"})
+	tree, err := scanned(t, dir, &config.Config{Path: filepath.Join(dir, "conf/deploy.yml")})
+	if err != nil || paths(tree) != "x" {
+		t.Errorf("files %v, %v; want x alone", tree, err)
+	}
+}
+
+func TestScanWithoutFilesIsWrongUsage(t *testing.T) {
+	for name, dir := range map[string]string{
+		"missing": filepath.Join(t.TempDir(), "none"), "empty": plant(t, nil),
+		"all ignored": plant(t, map[string]string{".git/x": "1", ".deployignore": ".deployignore"}),
+	} {
+		if _, err := scanned(t, dir, &config.Config{}); !errors.Is(err, errUsage) {
+			t.Errorf("%s: %v is no wrong usage", name, err)
+		}
+	}
+}
+
+func TestScanWarnsOfNamesThatDifferInCase(t *testing.T) {
+	tree, err := scanned(t, plant(t, map[string]string{"Lib/a": "1", "lib/b": "1", "x": "1"}), &config.Config{})
+	if err != nil || len(tree.Warnings) != 1 || tree.Warnings[0] != `"Lib" and "lib" differ only in case` {
+		t.Errorf("warnings %q, %v", tree.Warnings, err)
+	}
+}
+
+func TestAFileThatChangesAfterTheScanIsNotRead(t *testing.T) {
+	dir := plant(t, map[string]string{"x": "1"})
+	tree, err := scanned(t, dir, &config.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := tree.Open(tree.Files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	if err := os.Chtimes(filepath.Join(dir, "x"), time.Time{}, time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.Files[0].unchanged(in); err == nil || !strings.Contains(err.Error(), `"x" changed`) {
+		t.Errorf("while it was read: %v", err)
+	}
+	if _, err := tree.Open(tree.Files[0]); err == nil || !strings.Contains(err.Error(), `"x" changed`) {
+		t.Errorf("before it was read: %v", err)
+	}
+}
