@@ -108,13 +108,14 @@ func (f *fleet) rollOut(ctx context.Context, verb []string, withLoad bool) (row,
 		}
 	}
 	out, err := f.push(ctx, verb...)
+	live := time.Now()
 	if err != nil || !withLoad {
 		return row{outcome: out}, err
 	}
 	if err := l.answered(ctx, 300); err != nil {
 		return row{}, err
 	}
-	return row{outcome: out, tally: judge(l.stop(), out.Release)}, nil
+	return row{outcome: out, tally: judge(l.stop(), out.Release, live)}, nil
 }
 
 func say(format string, args ...any) { fmt.Printf("== "+format+"\n", args...) }

@@ -25,9 +25,9 @@ type row struct {
 	tally
 }
 
-// judge counts what happened to the requests while the fleet moved to a release. The first answer of a
-// release says which version it is; whatever differs from that is mixed.
-func judge(answers []answer, release string) tally {
+// judge counts what happened to the requests while the fleet moved to a release, live everywhere from a
+// moment on. The first answer of a release says which version it is; whatever differs from that is mixed.
+func judge(answers []answer, release string, live time.Time) tally {
 	t := tally{sent: len(answers)}
 	version := make(map[string]string)    // what the parts of a release say
 	flipped := make(map[string]time.Time) // when an instance had first answered with the new release
@@ -48,7 +48,11 @@ func judge(answers []answer, release string) tally {
 		if slices.ContainsFunc(a.parts, func(p string) bool { return p != version[a.release] }) {
 			t.mixed++
 		}
-		if at, ok := flipped[a.url]; ok && a.begin.After(at) && a.release != release {
+		at, ok := flipped[a.url]
+		if !ok || live.Before(at) {
+			at = live
+		}
+		if a.begin.After(at) && a.release != release {
 			t.stale++
 		}
 	}

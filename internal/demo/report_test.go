@@ -37,6 +37,10 @@ func TestJudgeCountsOnlyWhatWasPromised(t *testing.T) {
 			at(4, "x", "R1", "one", "one", "one"),
 			at(1, "x", "R2", "two", "two", "two"),
 		}, tally{sent: 2, stale: 1}},
+		{"an instance that never flips is stale once the release is called live", []answer{
+			at(1, "x", "R2", "two", "two", "two"),
+			at(11, "y", "R1", "one", "one", "one"),
+		}, tally{sent: 2, stale: 1}},
 		{"files of two releases", []answer{
 			at(1, "x", "R1", "one", "one", "two"),
 		}, tally{sent: 1, mixed: 1}},
@@ -47,7 +51,7 @@ func TestJudgeCountsOnlyWhatWasPromised(t *testing.T) {
 		{"no answer", []answer{failed}, tally{sent: 1, failed: 1}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := judge(c.answers, "R2")
+			got := judge(c.answers, "R2", time.Unix(10, 0))
 			got.cause = nil
 			if got != c.want {
 				t.Errorf("got %+v, want %+v", got, c.want)

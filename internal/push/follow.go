@@ -252,7 +252,7 @@ func (w *watcher) finish(r *Result, outcome Outcome, reason string) {
 	}
 	r.unhealthy = h.Sequence == w.sequence && h.Good.Sequence != w.sequence
 	var first, last int64
-	r.Members, r.Excluded = 0, []string{}
+	r.Members, r.Without = 0, nil
 	for _, m := range w.members {
 		switch {
 		case m.Active.Epoch == epoch:
@@ -262,10 +262,11 @@ func (w *watcher) finish(r *Result, outcome Outcome, reason string) {
 				first = m.Active.At
 			}
 		case m.Phase != fleet.Join && h.Epoch == epoch:
-			r.Excluded = append(r.Excluded, m.Instance)
+			r.Without = append(r.Without, m.Instance)
 		}
 	}
-	slices.Sort(r.Excluded)
+	slices.Sort(r.Without)
+	r.Excluded = len(r.Without)
 	r.FlipSpreadMS = last - first
 	now := time.Now()
 	r.LiveMS = now.Sub(w.began).Milliseconds()

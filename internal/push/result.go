@@ -35,8 +35,9 @@ type Result struct {
 	Outcome        Outcome    `json:"outcome"`
 	// Members is how many instances serve the release when the outcome is done, else how many were live at the start.
 	Members int `json:"members"`
-	// Excluded are the ids of instances that the rollout did not take along.
-	Excluded []string `json:"excluded"`
+	// Excluded is how many instances the rollout did not take along; Without are their ids.
+	Excluded int      `json:"excluded"`
+	Without  []string `json:"-"`
 	// LiveMS is from the start of push to the last flip, FlipSpreadMS from the first flip to the last; by the instances' clocks.
 	LiveMS       int64  `json:"live_ms"`
 	FlipSpreadMS int64  `json:"flip_spread_ms"`
@@ -48,9 +49,6 @@ type Result struct {
 
 // end prints the last line, or the object, and turns the outcome into an error where it is none to be happy with.
 func (s *session) end(r *Result) error {
-	if r.Excluded == nil {
-		r.Excluded = []string{}
-	}
 	if line := r.line(); line != "" {
 		if r.Outcome == Done && len(s.cfg.Opcache.URL) == 0 {
 			line += "; PHP not verified" // without a url nothing proves what it serves
@@ -72,8 +70,8 @@ func (r *Result) line() string {
 	case Done:
 		line := fmt.Sprintf("%s is live: %s, %s, live in %s, flips within %s", r.Release, fresh, count(r.Members, "instance"),
 			span(time.Duration(r.LiveMS)*time.Millisecond), span(time.Duration(r.FlipSpreadMS)*time.Millisecond))
-		if len(r.Excluded) > 0 {
-			line += ", without " + strings.Join(r.Excluded, ", ")
+		if r.Excluded > 0 {
+			line += ", without " + strings.Join(r.Without, ", ")
 		}
 		return line
 	case Published:

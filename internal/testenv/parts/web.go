@@ -7,81 +7,96 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"text/template"
 	"time"
 )
 
-// Web is nginx in front of a PHP pool of its own, both on loopback, set up as the manual says: PHP gets
-// the release's real path, so that one request sees one release.
+// Web is nginx in front of a PHP pool of its own, set up with the snippets and settings of share/ as an
+// operator would: only addresses and paths are other ones. opcache starts empty.
 type Web struct {
-	URL   string   // http://127.0.0.1:port, the site
-	Local string   // http://127.0.0.1:port, the agent's own routes
-	Nginx *Process // worker processes end with it
-	FPM   *Process
+	URL       string // the site, http://127.0.0.1:port
+	LocalURL  string // the opcache route over TCP
+	SocketURL string // the same over a unix socket, unix:/path:/uri
+
+	nginx, fpm *Process
 }
 
 // WebOptions are what differs between two web servers of one machine.
 type WebOptions struct {
-	Dir   string // configuration, logs and sockets; a short path that the web user may enter
-	Root  string // document root: the symlink that flips
-	Probe string // PHP file behind POST /_deploy/opcache of Local; empty: no such route
+	Dir  string   // configuration, logs and sockets: a short path, a socket's name has 107 bytes at most
+	Root string   // the site's root, with the link `active` in it, now or later
+	User string   // whom PHP and nginx run as if we are root; empty, or we are not: as we do
+	Ini  []string // more lines for php.ini
 }
 
-// StartWeb starts PHP's pool and nginx and waits until both answer.
+// StartWeb starts PHP's pool and nginx and waits until both listen.
 func StartWeb(ctx context.Context, o WebOptions) (*Web, error) {
-	nginx, err := program("nginx")
+	nginx, err := program("/usr/sbin/nginx")
 	if err != nil {
 		return nil, fmt.Errorf("start nginx: %w", err)
 	}
-	fpm, err := program("php-fpm8.2", "php-fpm")
+	fpm, err := program("/usr/sbin/php-fpm*")
 	if err != nil {
 		return nil, fmt.Errorf("start php-fpm: %w", err)
 	}
-	w := &Web{}
-	if w.FPM, err = startFPM(ctx, fpm, o); err != nil {
+	if os.Geteuid() != 0 {
+		o.User = ""
+	} else if o.User == "" {
+		o.User = "root"
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, startTime, fmt.Errorf("no answer for %v", startTime))
+	defer cancel()
+
+	w := &Web{SocketURL: "unix:" + o.path("local.sock") + ":/_deploy/opcache"}
+	if w.fpm, err = startFPM(ctx, fpm, o); err != nil {
 		return nil, err
 	}
 	if err := w.startNginx(ctx, nginx, o); err != nil {
-		w.FPM.Kill()
+		w.fpm.Kill()
 		return nil, err
 	}
 	return w, nil
 }
 
-// Stop ends both servers.
+// Stop ends both servers. It may be called again.
 func (w *Web) Stop(grace time.Duration) error {
-	return errors.Join(w.Nginx.Stop(grace), w.FPM.Stop(grace))
+	return errors.Join(w.nginx.Stop(grace), w.fpm.Stop(grace))
 }
 
+func (o WebOptions) path(name string) string { return filepath.Join(o.Dir, name) }
+
 func startFPM(ctx context.Context, fpm string, o WebOptions) (*Process, error) {
-	file := filepath.Join(o.Dir, "php-fpm.conf")
-	if err := render(file, fpmConfig, o, 0); err != nil {
+	ini, err := share("php/opcache.ini")
+	if err != nil {
 		return nil, fmt.Errorf("start php-fpm: %w", err)
 	}
+	ini = "zend_extension=opcache.so\n" + ini + "\n" + strings.Join(o.Ini, "\n") + "\n"
+	var pool strings.Builder
+	err = errors.Join(
+		poolConfig.Execute(&pool, o),
+		os.MkdirAll(o.path("ini"), 0o755),
+		os.WriteFile(o.path("ini/opcache.ini"), []byte(ini), 0o644),
+		os.WriteFile(o.path("fpm.conf"), []byte(pool.String()), 0o644),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("start php-fpm: %w", err)
+	}
+	args := []string{"--nodaemonize", "--fpm-config", o.path("fpm.conf"), "-c", o.path("ini")}
+	if o.User == "root" {
+		args = append(args, "--allow-to-run-as-root")
+	}
 	p, err := Start(Command{
-		Name:  "php-fpm",
-		Path:  fpm,
-		Args:  []string{"--nodaemonize", "--fpm-config", file},
-		Log:   filepath.Join(o.Dir, "php-fpm.log"),
+		Name: "php-fpm", Path: fpm, Args: args, Dir: o.Dir, Log: o.path("fpm.out"),
+		Env:   []string{"PATH=" + os.Getenv("PATH"), "PHP_INI_SCAN_DIR=" + o.path("ini")},
 		Death: syscall.SIGTERM, // its children outlive a killed master
 	})
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, startTime)
-	defer cancel()
-	err = p.Await(ctx, func(context.Context) error {
-		c, err := net.Dial("unix", filepath.Join(o.Dir, "php.sock"))
-		if err != nil {
-			return err
-		}
-		return c.Close()
-	})
+	err = p.Await(ctx, func(ctx context.Context) error { return listens(ctx, "unix", o.path("fpm.sock")) })
 	if err != nil {
 		p.Kill()
 		return nil, err
@@ -90,115 +105,124 @@ func startFPM(ctx context.Context, fpm string, o WebOptions) (*Process, error) {
 }
 
 func (w *Web) startNginx(ctx context.Context, nginx string, o WebOptions) error {
-	file := filepath.Join(o.Dir, "nginx.conf")
+	params, err := os.ReadFile("/etc/nginx/fastcgi_params")
+	if err != nil {
+		return fmt.Errorf("start nginx: %w", err)
+	}
+	if err := os.WriteFile(o.path("fastcgi_params"), params, 0o644); err != nil {
+		return fmt.Errorf("start nginx: %w", err)
+	}
 	var local int
-	var err error
-	w.Nginx, w.URL, err = serve(ctx, func(port int) (Command, error) {
+	w.nginx, w.URL, err = serve(ctx, func(port int) (Command, error) {
 		if local, err = FreePort(); err != nil {
 			return Command{}, err
 		}
+		text, err := o.nginxConf(port, local)
+		if err != nil {
+			return Command{}, fmt.Errorf("start nginx: %w", err)
+		}
 		return Command{
-			Name:  "nginx",
-			Path:  nginx,
-			Args:  []string{"-e", filepath.Join(o.Dir, "nginx-error.log"), "-p", o.Dir, "-c", file},
-			Log:   filepath.Join(o.Dir, "nginx.log"),
+			Name: "nginx", Path: nginx, Dir: o.Dir, Log: o.path("nginx.out"),
+			Args:  []string{"-p", o.Dir, "-c", o.path("nginx.conf"), "-e", o.path("nginx.log")},
 			Death: syscall.SIGTERM, // its workers outlive a killed master
-		}, render(file, nginxConfig, o, port, local)
+		}, os.WriteFile(o.path("nginx.conf"), []byte(text), 0o644)
 	})
-	w.Local = "http://" + loopback(local)
+	w.LocalURL = "http://" + loopback(local) + "/_deploy/opcache"
 	return err
 }
 
-// program finds the first of some executables on the PATH or where Debian keeps daemons.
-func program(names ...string) (string, error) {
-	for _, name := range names {
-		if found, err := exec.LookPath(name); err == nil {
-			return found, nil
-		}
-		if found, err := exec.LookPath("/usr/sbin/" + name); err == nil {
-			return found, nil
-		}
+// nginxConf is the site as its operator would write it: with share/'s public snippet included, and its
+// local route copied and changed in the lines that say so.
+func (o WebOptions) nginxConf(port, localPort int) (string, error) {
+	site, err1 := share("nginx/site.conf")
+	local, err2 := share("nginx/local.conf")
+	probe, err3 := share("probe.php")
+	// A copy: the web user may not enter the folder that the module lies in.
+	err := errors.Join(err1, err2, err3, os.WriteFile(o.path("probe.php"), []byte(probe), 0o644))
+	if err != nil {
+		return "", err
 	}
-	return "", fmt.Errorf("%s: %w", strings.Join(names, " or "), ErrMissing)
-}
-
-// render writes a server's configuration. ports are the site's and the local one, where there are any.
-func render(file string, t *template.Template, o WebOptions, ports ...int) error {
-	if slices.ContainsFunc([]string{o.Dir, o.Root, o.Probe}, func(s string) bool { return strings.ContainsAny(s, " ;{}\"'\n") }) {
-		return fmt.Errorf("write %s: a path has a character that needs quoting", file)
+	for _, change := range [][2]string{
+		{"listen 127.0.0.1:8901;", fmt.Sprintf("listen %s; listen unix:%s;", loopback(localPort), o.path("local.sock"))},
+		{"root /var/www/promo.example.com/active;", "root " + o.Root + "/active;"},
+		{"/usr/share/s3-pull-deploy/probe.php", o.path("probe.php")},
+		{"fastcgi_pass unix:/run/php/php8.2-fpm.sock;", "fastcgi_pass unix:" + o.path("fpm.sock") + ";"},
+	} {
+		if strings.Count(local, change[0]) != 1 {
+			return "", fmt.Errorf("share/nginx/local.conf: %q is not there once", change[0])
+		}
+		local = strings.Replace(local, change[0], change[1], 1)
 	}
 	var b strings.Builder
-	err := t.Execute(&b, map[string]any{
-		"Dir": o.Dir, "Root": o.Root, "Probe": o.Probe, "Ports": ports, "User": webUser(),
-	})
-	if err != nil {
-		return fmt.Errorf("write %s: %w", file, err)
-	}
-	return os.WriteFile(file, []byte(b.String()), 0o644)
+	err = nginxConfig.Execute(&b, struct {
+		WebOptions
+		Port        int
+		Site, Local string
+	}{o, port, site, local})
+	return b.String(), err
 }
 
-// webUser is whom PHP runs as when we are root: Debian's www-data, where it exists. Else it runs as we do.
-func webUser() string {
-	if _, err := user.Lookup("www-data"); err == nil && os.Geteuid() == 0 {
-		return "www-data"
-	}
-	return ""
-}
-
-var fpmConfig = template.Must(template.New("php-fpm.conf").Parse(`[global]
-error_log = {{.Dir}}/php-fpm-error.log
+var poolConfig = template.Must(template.New("fpm.conf").Parse(`[global]
+error_log = {{.Dir}}/fpm.log
 [www]
 {{with .User}}user = {{.}}
 group = {{.}}
-{{end}}listen = {{.Dir}}/php.sock
+{{end}}listen = {{.Dir}}/fpm.sock
 listen.mode = 0666
 pm = static
-pm.max_children = 4
+pm.max_children = 2
 catch_workers_output = yes
+clear_env = yes
 `))
 
 var nginxConfig = template.Must(template.New("nginx.conf").Parse(`daemon off;
 {{with .User}}user {{.}};
 {{end}}worker_processes 1;
 pid {{.Dir}}/nginx.pid;
-error_log {{.Dir}}/nginx-error.log;
-events { worker_connections 512; }
+events { worker_connections 256; }
 http {
+	include /etc/nginx/mime.types;
 	access_log off;
-	types { text/css css; }
-	default_type application/octet-stream;
-	client_body_temp_path {{.Dir}}/tmp-body;
-	proxy_temp_path {{.Dir}}/tmp-proxy;
-	fastcgi_temp_path {{.Dir}}/tmp-fastcgi;
-	uwsgi_temp_path {{.Dir}}/tmp-uwsgi;
-	scgi_temp_path {{.Dir}}/tmp-scgi;
+	client_body_temp_path {{.Dir}}/body;
+	proxy_temp_path {{.Dir}}/proxy;
+	fastcgi_temp_path {{.Dir}}/fastcgi;
+	uwsgi_temp_path {{.Dir}}/uwsgi;
+	scgi_temp_path {{.Dir}}/scgi;
 	server {
-		listen 127.0.0.1:{{index .Ports 0}};
-		root {{.Root}};
+		listen 127.0.0.1:{{.Port}};
+		root {{.Root}}/active;
 		index index.php;
-		location / { try_files $uri $uri/ =404; }
-		location ~ \.php$ {
-			fastcgi_param SCRIPT_FILENAME $realpath_root$fastcgi_script_name;
-			{{template "params" .}}
-		}
+		set $deploy_php unix:{{.Dir}}/fpm.sock;
+		{{.Site}}
+		location / { try_files $uri $uri/ /index.php$is_args$args; }
 	}
-	server {
-		listen 127.0.0.1:{{index .Ports 1}};
-		{{with .Probe}}location = /_deploy/opcache {
-			fastcgi_param SCRIPT_FILENAME {{.}};
-			{{template "params" $}}
-		}{{end}}
-		root {{.Root}};
-		location / { return 404; }
-	}
+	{{.Local}}
 }
-{{define "params"}}fastcgi_pass unix:{{.Dir}}/php.sock;
-			fastcgi_param DOCUMENT_ROOT $realpath_root;
-			fastcgi_param REQUEST_METHOD $request_method;
-			fastcgi_param QUERY_STRING $query_string;
-			fastcgi_param CONTENT_TYPE $content_type;
-			fastcgi_param CONTENT_LENGTH $content_length;
-			fastcgi_param REQUEST_URI $request_uri;
-			fastcgi_param SERVER_PROTOCOL $server_protocol;
-			fastcgi_param REMOTE_ADDR $remote_addr;
-			fastcgi_param HTTP_HOST $http_host;{{end}}`))
+`))
+
+// program finds an executable where Debian keeps daemons, the newest of those that match.
+func program(pattern string) (string, error) {
+	found, err := filepath.Glob(pattern)
+	if err != nil || len(found) == 0 {
+		return "", fmt.Errorf("%s: %w", pattern, ErrMissing)
+	}
+	return exec.LookPath(found[len(found)-1])
+}
+
+// share is a file of the module's share/: what a package installs under /usr/share/s3-pull-deploy.
+func share(name string) (string, error) {
+	root, err := ModuleRoot()
+	if err != nil {
+		return "", err
+	}
+	text, err := os.ReadFile(filepath.Join(root, "share", name))
+	return string(text), err
+}
+
+func listens(ctx context.Context, network, address string) error {
+	c, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
