@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // Reasons that the protocol itself asks about; all others are for people.
@@ -24,6 +22,7 @@ type coordination struct {
 	silence          *Silence
 	sweepAt, renewAt time.Duration
 	tally            Tally
+	early            []Member // weakened builds only: a sweep from before the opening
 }
 
 func (n *Node) lead(h Head, s *Silence) {
@@ -82,6 +81,10 @@ func (n *Node) open(ctx context.Context) {
 	if !n.note("table", err) {
 		return
 	}
+	var early []Member
+	if weak == "M3" {
+		early, _ = n.o.Ledger.Members(ctx)
+	}
 	opened, err := n.o.Ledger.Open(ctx, n.head, note, n.o.Instance)
 	if errors.Is(err, ErrOvertaken) {
 		n.observe(opened, opened.Epoch > 0, true)
@@ -92,6 +95,7 @@ func (n *Node) open(ctx context.Context) {
 	}
 	n.log.Info("opened epoch", "epoch", opened.Epoch, "release", string(opened.Release), "sequence", opened.Sequence)
 	n.lead(opened, NewSilence("", 0))
+	n.coord.early = early
 }
 
 // tableLost asks all rows before the first epoch: one that has seen an epoch means that the head was lost.
@@ -137,6 +141,9 @@ func (n *Node) coordinate(ctx context.Context) {
 	rows, err := n.o.Ledger.Members(ctx)
 	if !n.note("table", err) {
 		return // a partial sweep counts for nothing
+	}
+	if weak == "M3" && c.early != nil {
+		rows = mergeEarly(c.early, rows)
 	}
 	n.touch()
 	c.silence.Observe(rows, began, n.o.Clock.Boot())
@@ -333,15 +340,14 @@ func (n *Node) writeLog(ctx context.Context, outcome, reason string) {
 
 // countMissed counts the epoch against the silent, best effort: a count that is lost only makes the next epoch wait.
 func (n *Node) countMissed(ctx context.Context) {
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(8)
-	for _, m := range n.coord.tally.Silent {
-		if m.Lost() || m.MissedEpoch >= n.head.Epoch {
-			continue
+	silent := n.coord.tally.Silent
+	err := n.o.Ledger.each(len(silent), func(i int) error {
+		if m := silent[i]; !m.Lost() && m.MissedEpoch < n.head.Epoch {
+			return n.o.Ledger.CountMissed(ctx, m, n.head.Epoch, n.o.Clock.Now())
 		}
-		g.Go(func() error { return n.o.Ledger.CountMissed(ctx, m, n.head.Epoch, n.o.Clock.Now()) })
-	}
-	if err := g.Wait(); err != nil {
+		return nil
+	})
+	if err != nil {
 		n.log.Warn("missed epochs not counted", "error", err)
 	}
 }
@@ -354,4 +360,20 @@ func some(list []string) string {
 		return fmt.Sprintf("%s and %d more", strings.Join(list[:3], ", "), len(list)-3)
 	}
 	return strings.Join(list, ", ")
+}
+
+// mergeEarly keeps the membership of an early sweep with the votes of a later one: rule M3 switched off.
+func mergeEarly(early, late []Member) []Member {
+	now := map[string]Member{}
+	for _, m := range late {
+		now[m.Instance] = m
+	}
+	var out []Member
+	for _, m := range early {
+		if l, ok := now[m.Instance]; ok {
+			m.Vote, m.Beat, m.Incarnation, m.Active, m.Failed = l.Vote, l.Beat, l.Incarnation, l.Active, l.Failed
+		}
+		out = append(out, m)
+	}
+	return out
 }

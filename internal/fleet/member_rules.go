@@ -51,6 +51,10 @@ func (n *Node) apply(ctx context.Context) Want {
 		}
 	}
 	d := n.state.Decision
+	if v := n.state.Vote; weak == "M7" && v.Yes && v.Epoch > n.state.Flipped.Epoch {
+		early := Commitment{Epoch: v.Epoch, Sequence: n.head.Sequence, Release: v.Release}
+		return Want{Task: Flip, Epoch: v.Epoch, Commit: early}
+	}
 	if d.Epoch <= n.state.Flipped.Epoch {
 		return Want{}
 	}

@@ -177,7 +177,7 @@ func (n *Node) readHead(ctx context.Context) {
 		return
 	}
 	strong := n.strong
-	h, ok, err := n.o.Ledger.Head(ctx, strong)
+	h, ok, err := n.o.Ledger.Head(ctx, strong && weak != "M6")
 	n.headAt = n.now + n.headEvery()
 	if !n.note("table", err) {
 		return
@@ -248,13 +248,16 @@ func (n *Node) Offer(text []byte, date time.Time) error {
 		return fmt.Errorf("pointer of sequence %d is more than %v ahead of %s", p.Sequence, maxAhead, date.UTC().Format(time.RFC3339))
 	}
 	if p.Sequence > n.state.Floor {
+		was, wasSum := n.state.Floor, n.state.FloorSum
 		n.state.Floor, n.state.FloorSum = p.Sequence, sum
 		if err := n.save(); err != nil {
+			n.state.Floor, n.state.FloorSum = was, wasSum
 			return err
 		}
 	}
 	if n.offered == nil || n.offered.Sequence != note.Sequence {
 		n.offered, n.inspected, n.openAt, n.inspectAt = &note, nil, 0, 0
+		n.note("pointer", nil) // what was wrong with the one before
 	}
 	return nil
 }
@@ -293,11 +296,11 @@ func (n *Node) enter() {
 	if (n.phase == Join || n.phase == Out && !n.head.State.Open()) && current {
 		n.setPhase(Serve)
 	}
-	if n.phase != Serve || n.inService || n.serveMark < 0 || n.strongReads <= n.serveMark {
+	if n.phase != Serve || n.inService || n.serveMark < 0 || n.strongReads <= n.serveMark && weak != "M2" {
 		return
 	}
 	votedHere := n.acked.voted(n.head, true)
-	if current && (!n.head.State.Open() || votedHere) {
+	if current && (!n.head.State.Open() || votedHere || weak == "M1") {
 		n.inService = true
 		n.log.Info("in service", "epoch", n.state.Flipped.Epoch, "release", string(n.state.Flipped.Release))
 	}
@@ -391,8 +394,11 @@ func (n *Node) wake() time.Duration {
 	return max(next-n.o.Clock.Boot(), 0)
 }
 
-// note keeps an error of a part until it is over, and says whether there was none.
+// note keeps an error of a part until it is over, and says whether there was none. That the loop ends is no problem.
 func (n *Node) note(part string, err error) bool {
+	if errors.Is(err, context.Canceled) {
+		return false
+	}
 	text := ""
 	if err != nil {
 		text = err.Error()

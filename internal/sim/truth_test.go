@@ -1,0 +1,226 @@
+package sim
+
+import (
+	"context"
+	"time"
+
+	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/release"
+)
+
+// truth is what an observer of everything knows: the invariants are judged by it, by their names in the design.
+type truth struct {
+	w         *world
+	head      fleet.Head
+	decisions map[int64]fleet.EpochState
+	commits   map[int64]fleet.Head
+	beats     map[string]time.Duration // true time of the last beat that landed
+	woke      map[string]time.Duration // true time of the last beat that ended a silence
+	rows      map[string]fleet.Member  // as the table has them
+	excluded  map[int64]map[string]bool
+	votes     map[string]int64 // highest epoch voted yes, by instance
+}
+
+func newTruth(w *world) truth {
+	return truth{
+		w: w, decisions: map[int64]fleet.EpochState{}, commits: map[int64]fleet.Head{}, beats: map[string]time.Duration{}, woke: map[string]time.Duration{},
+		rows: map[string]fleet.Member{}, excluded: map[int64]map[string]bool{}, votes: map[string]int64{},
+	}
+}
+
+// written sees every write that lands.
+func (t *truth) written(by *box, k fleet.Key, before, after fleet.Item) {
+	if k.Sort == "head" {
+		h, _, err := t.w.ledger().Head(context.Background(), true)
+		if err != nil {
+			t.w.fail("head cannot be read: %v", err)
+			return
+		}
+		t.headWritten(by, h)
+		return
+	}
+	if _, isRow := after["incarnation"]; !isRow {
+		return
+	}
+	m := t.row(k.Sort)
+	if before == nil || before["beat"] != after["beat"] || before["incarnation"] != after["incarnation"] {
+		missed, _ := before["missed"].(int64)
+		if missed > 0 || t.w.now-t.beats[k.Sort] > 30*time.Second {
+			t.woke[k.Sort] = t.w.now
+		}
+		t.beats[k.Sort] = t.w.now
+	}
+	was := t.rows[k.Sort]
+	t.rows[k.Sort] = m
+	t.voteWritten(by, was, m)
+	if m.Active.Epoch > was.Active.Epoch && by.active != m.Active.Release {
+		t.w.fail("I14 honest report: %s reports %s active, its link is at %s", by.id, m.Active.Release, by.active)
+	}
+}
+
+func (t *truth) row(id string) fleet.Member {
+	rows, err := t.w.ledger().Members(context.Background())
+	if err != nil {
+		t.w.fail("rows cannot be read: %v", err)
+	}
+	for _, m := range rows {
+		if m.Instance == id {
+			return m
+		}
+	}
+	return fleet.Member{}
+}
+
+func (t *truth) voteWritten(by *box, was, m fleet.Member) {
+	if !m.Vote.Yes || m.Vote == was.Vote && m.Incarnation == was.Incarnation {
+		if was.Vote.Yes && was.Vote.Epoch == m.Vote.Epoch && !m.Vote.Yes && t.head.Epoch == m.Vote.Epoch && t.head.State.Open() {
+			t.w.fail("I6 sticky vote: %s withdrew its yes of epoch %d", by.id, m.Vote.Epoch)
+		}
+		return
+	}
+	t.votes[by.id] = max(t.votes[by.id], m.Vote.Epoch)
+	if !by.disk[m.Vote.Release] {
+		t.w.fail("I6 sticky vote: %s voted yes for %s, which is not durable on its disk", by.id, m.Vote.Release)
+	}
+	if by.state.Vote != m.Vote {
+		t.w.fail("I6 sticky vote: %s sent a vote that it had not persisted", by.id)
+	}
+}
+
+func (t *truth) headWritten(by *box, h fleet.Head) {
+	was := t.head
+	t.head = h
+	if h.Epoch != was.Epoch || h.State != was.State || h.Fence != was.Fence {
+		t.w.note("head by %s: epoch %d %s %s fence %d %s", by.id, h.Epoch, h.State, h.Release, h.Fence, h.Reason)
+	}
+	if h.Epoch < was.Epoch || h.Fence < was.Fence || h.CommittedSequence < was.CommittedSequence && h.Kind != fleet.KindRollback {
+		t.w.fail("I4 order: head went from epoch %d fence %d to %d fence %d", was.Epoch, was.Fence, h.Epoch, h.Fence)
+	}
+	switch {
+	case h.Epoch > was.Epoch:
+		t.opened(by, was, h)
+	case h.State != was.State:
+		t.moved(was, h)
+	}
+}
+
+func (t *truth) opened(by *box, was, h fleet.Head) {
+	if h.Epoch != was.Epoch+1 {
+		t.w.fail("I4 order: epoch %d opened after %d", h.Epoch, was.Epoch)
+	}
+	if was.Epoch > 0 && !was.Decided() {
+		t.w.fail("I4 order: epoch %d opened while %d is undecided", h.Epoch, was.Epoch)
+	}
+	if h.Sequence < was.Sequence || h.Sequence <= was.CommittedSequence || h.Sequence < by.state.Floor {
+		t.w.fail("I2 fresh: epoch %d opened for sequence %d, below %d or the floor %d", h.Epoch, h.Sequence, was.Sequence, by.state.Floor)
+	}
+	if was.Frozen != nil && h.Kind != fleet.KindRollback {
+		t.w.fail("freeze: epoch %d opened in a frozen scope", h.Epoch)
+	}
+}
+
+func (t *truth) moved(was, h fleet.Head) {
+	if d, ok := t.decisions[h.Epoch]; ok && (h.State == fleet.Commit || h.State == fleet.Abort) && d != h.State {
+		t.w.fail("I3 one decision: epoch %d was %s and is %s", h.Epoch, d, h.State)
+	}
+	switch {
+	case was.State.Open() && (h.State == fleet.Commit || h.State == fleet.Abort):
+		t.decisions[h.Epoch] = h.State
+	case was.State == fleet.Commit && h.State == fleet.Done:
+		return
+	default:
+		t.w.fail("I3 one decision: epoch %d went from %s to %s", h.Epoch, was.State, h.State)
+	}
+	if h.State == fleet.Commit {
+		t.committed(h)
+	}
+}
+
+// committed judges a commit (I5, I8): every machine in service is behind it, or was rightly left out.
+func (t *truth) committed(h fleet.Head) {
+	t.commits[h.Epoch] = h
+	t.excluded[h.Epoch] = map[string]bool{}
+	yes := 0
+	for _, b := range t.w.boxes {
+		m := t.rows[b.id]
+		voted := m.Vote.Yes && m.Vote.Epoch == h.Epoch && m.Vote.Release == h.Release
+		if voted {
+			yes++
+			continue
+		}
+		// A silence that ends between the coordinator's sweep and its decision was one: the member finds the commit when
+		// it reads the head.
+		silent := t.w.now-t.beats[b.id] > 30*time.Second || t.row(b.id).Missed > 0 || t.w.now-t.woke[b.id] < 5*time.Second
+		left := m.Phase == fleet.Leaving || m.Phase == fleet.Out || m.Vote.Epoch == h.Epoch
+		t.excluded[h.Epoch][b.id] = true
+		if b.up && b.inService && !silent && !left {
+			t.w.fail("I5 valid commit, I8 joiners: epoch %d committed %s without %s, which is in service on %q, last beat %v ago, row %s vote %+v",
+				h.Epoch, h.Release, b.id, b.active, t.w.now-t.beats[b.id], m.Phase, m.Vote)
+		}
+	}
+	if yes == 0 {
+		t.w.fail("I5 valid commit: epoch %d committed without a yes", h.Epoch)
+	}
+}
+
+// flip judges a link that is about to move (I7, I13).
+func (t *truth) flip(b *box, want fleet.Want) {
+	h, ok := t.commits[want.Epoch]
+	if !ok || h.Release != want.Commit.Release {
+		t.w.fail("I7 no early flip: %s flips to %s for epoch %d, which did not commit it", b.id, want.Commit.Release, want.Epoch)
+	}
+	if b.state.Decision.Epoch < want.Epoch {
+		t.w.fail("I7 no early flip: %s flips before the decision of epoch %d is persisted", b.id, want.Epoch)
+	}
+}
+
+// check runs after every event.
+func (t *truth) check(what string) {
+	for _, b := range t.w.boxes {
+		if b.active != "" && !b.disk[b.active] {
+			t.w.fail("I13 atomic view: after %s, %s serves %s, which is not on its disk", what, b.id, b.active)
+		}
+		if b.serving && !b.gone && b.active != "" && t.rows[b.id].Instance == "" {
+			t.w.fail("I9 no silent staleness: after %s, %s serves %s without a row", what, b.id, b.active)
+		}
+		if n := b.node; n != nil && b.up && n.State().Epoch < b.state.Epoch {
+			t.w.fail("I15 in order: after %s, %s went back to epoch %d", what, b.id, n.State().Epoch)
+		}
+	}
+}
+
+// settled says what is missing until everybody that lives is on what the fleet committed, and nothing is under way.
+func (t *truth) settled() string {
+	h := t.head
+	newest := t.w.sequence
+	if h.State.Open() || h.State == fleet.Commit {
+		return "epoch " + string(h.State)
+	}
+	if newest > h.Sequence && h.Frozen == nil && newest > 0 {
+		return "newest push not tried"
+	}
+	if h.Sequence == newest && h.State == fleet.Abort && h.Hold != newest && !t.w.broken[t.w.pushed[newest]] {
+		return "aborted, to be tried again"
+	}
+	for _, b := range t.w.boxes {
+		if b.gone || !b.up {
+			continue
+		}
+		if v := b.node.View(); h.CommittedEpoch > 0 && (b.active != h.CommittedRelease || v.Phase != fleet.Serve || !v.Ready) {
+			return b.id + " is not in service on " + string(h.CommittedRelease)
+		}
+	}
+	return ""
+}
+
+func (t *truth) releases() []release.ID {
+	seen := map[release.ID]bool{}
+	var out []release.ID
+	for e := int64(1); e <= t.head.Epoch; e++ {
+		if h, ok := t.commits[e]; ok && !seen[h.Release] {
+			seen[h.Release] = true
+			out = append(out, h.Release)
+		}
+	}
+	return out
+}

@@ -1,0 +1,5 @@
+//go:build !weakened
+
+package sim
+
+func weakened() string { return "" }

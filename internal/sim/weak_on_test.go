@@ -1,0 +1,31 @@
+//go:build weakened
+
+package sim
+
+import (
+	"testing"
+
+	"s3pulldeploy/internal/fleet"
+)
+
+var rule string
+
+func weakened() string { return rule }
+
+// TestEachWeakenedRuleIsCaught is the test of the test: with one safety rule switched off, some seed must violate an invariant.
+func TestEachWeakenedRuleIsCaught(t *testing.T) {
+	for _, r := range []string{"M1", "M2", "M3", "M4", "M5", "M6", "M7", "M9", "M10", "M11"} {
+		t.Run(r, func(t *testing.T) {
+			rule = r
+			fleet.Weaken(r)
+			defer func() { rule = ""; fleet.Weaken("") }()
+			for seed := uint64(1); seed <= 3000; seed++ {
+				if w := simulate(seed); len(w.violate) > 0 {
+					t.Logf("caught by %s", w.report())
+					return
+				}
+			}
+			t.Errorf("%s switched off, and 3000 seeds did not notice", r)
+		})
+	}
+}
