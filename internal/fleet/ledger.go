@@ -244,6 +244,19 @@ func (l *Ledger) Beat(ctx context.Context, m Member) error {
 	return wrap("beat", err)
 }
 
+// Row reads one member's row, strongly consistent; nil without an error when there is none.
+func (l *Ledger) Row(ctx context.Context, instance string) (*Member, error) {
+	it, err := l.table.Get(ctx, l.memberKey(instance), true)
+	if err != nil || it == nil {
+		return nil, wrap("read member", err)
+	}
+	m, err := decodeMember(it)
+	if err != nil {
+		return nil, wrap("read member", err)
+	}
+	return &m, nil
+}
+
 // CountMissed notes that a member was silent through the decided epoch. Condition: the row is unchanged.
 func (l *Ledger) CountMissed(ctx context.Context, m Member, epoch int64, now time.Time) error {
 	set := Item{"missed": m.Missed + 1, "missed_epoch": epoch}

@@ -36,6 +36,7 @@ type Node struct {
 	now   time.Duration // boot time of this step
 
 	registered, duplicate, leaving bool
+	rival                          rival
 	phase                          Phase
 	row                            Member
 	dirty                          bool          // the row has news
@@ -136,8 +137,11 @@ func (n *Node) Poll() { n.headAt = 0 }
 // It makes a bounded number of bounded requests. Errors are kept for [Node.View] and logged on change.
 func (n *Node) Step(ctx context.Context) (Want, time.Duration) {
 	n.now = n.o.Clock.Boot()
-	if n.duplicate || n.leaving {
+	if n.leaving {
 		return Want{}, time.Minute
+	}
+	if n.duplicate && !n.outlived(ctx) {
+		return Want{}, n.o.PollInterval
 	}
 	n.register(ctx)
 	if n.registered {
@@ -338,7 +342,8 @@ func (n *Node) beat(ctx context.Context) {
 	err := n.o.Ledger.Beat(ctx, n.row)
 	switch {
 	case errors.Is(err, ErrDuplicate):
-		n.duplicate, n.inService, n.coord = true, false, nil
+		n.duplicate, n.coord, n.rival = true, nil, rival{}
+		n.setPhase(Join)
 		n.problem("duplicate", true, err.Error())
 		return
 	case errors.Is(err, ErrGone):
@@ -356,6 +361,36 @@ func (n *Node) beat(ctx context.Context) {
 		n.serveMark = n.strongReads
 		n.strong, n.headAt = true, 0
 	}
+}
+
+// rival is the other incarnation that took this instance's row.
+type rival struct {
+	incarnation string
+	beat        int64
+	since       time.Duration
+}
+
+// outlived says whether the other incarnation of a duplicate id is gone: its row is, or stood still through the slowest
+// beat and a lease. It may never have lived: a registration of one's own earlier life that arrived late looks the same.
+func (n *Node) outlived(ctx context.Context) bool {
+	m, err := n.o.Ledger.Row(ctx, n.o.Instance)
+	if !n.note("table", err) {
+		return false
+	}
+	n.touch()
+	if m != nil {
+		if r := n.rival; r.incarnation != m.Incarnation || r.beat != m.Beat {
+			n.rival = rival{m.Incarnation, m.Beat, n.o.Clock.Boot()}
+			return false
+		}
+		if n.now-n.rival.since < beatIdle+silentSpan {
+			return false
+		}
+	}
+	n.log.Warn("the other agent of this id is silent, registering again", "instance", n.o.Instance)
+	n.duplicate, n.registered = false, false
+	n.problem("duplicate", false, "")
+	return true
 }
 
 func (n *Node) beatEvery() time.Duration {

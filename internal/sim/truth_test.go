@@ -28,15 +28,15 @@ func newTruth(w *world) truth {
 	}
 }
 
-// written sees every write that lands.
-func (t *truth) written(by *box, k fleet.Key, before, after fleet.Item) {
+// written sees every write that lands, with its sender's floor when it was sent.
+func (t *truth) written(by *box, floor int64, k fleet.Key, before, after fleet.Item) {
 	if k.Sort == "head" {
 		h, _, err := t.w.ledger().Head(context.Background(), true)
 		if err != nil {
 			t.w.fail("head cannot be read: %v", err)
 			return
 		}
-		t.headWritten(by, h)
+		t.headWritten(by, floor, h)
 		return
 	}
 	if _, isRow := after["incarnation"]; !isRow {
@@ -87,7 +87,7 @@ func (t *truth) voteWritten(by *box, was, m fleet.Member) {
 	}
 }
 
-func (t *truth) headWritten(by *box, h fleet.Head) {
+func (t *truth) headWritten(by *box, floor int64, h fleet.Head) {
 	was := t.head
 	t.head = h
 	if h.Epoch != was.Epoch || h.State != was.State || h.Fence != was.Fence {
@@ -98,21 +98,21 @@ func (t *truth) headWritten(by *box, h fleet.Head) {
 	}
 	switch {
 	case h.Epoch > was.Epoch:
-		t.opened(by, was, h)
+		t.opened(floor, was, h)
 	case h.State != was.State:
 		t.moved(was, h)
 	}
 }
 
-func (t *truth) opened(by *box, was, h fleet.Head) {
+func (t *truth) opened(floor int64, was, h fleet.Head) {
 	if h.Epoch != was.Epoch+1 {
 		t.w.fail("I4 order: epoch %d opened after %d", h.Epoch, was.Epoch)
 	}
 	if was.Epoch > 0 && !was.Decided() {
 		t.w.fail("I4 order: epoch %d opened while %d is undecided", h.Epoch, was.Epoch)
 	}
-	if h.Sequence < was.Sequence || h.Sequence <= was.CommittedSequence || h.Sequence < by.state.Floor {
-		t.w.fail("I2 fresh: epoch %d opened for sequence %d, below %d or the floor %d", h.Epoch, h.Sequence, was.Sequence, by.state.Floor)
+	if h.Sequence < was.Sequence || h.Sequence <= was.CommittedSequence || h.Sequence < floor {
+		t.w.fail("I2 fresh: epoch %d opened for sequence %d, below %d or the floor %d", h.Epoch, h.Sequence, was.Sequence, floor)
 	}
 	if was.Frozen != nil && h.Kind != fleet.KindRollback {
 		t.w.fail("freeze: epoch %d opened in a frozen scope", h.Epoch)
