@@ -7,6 +7,9 @@ STATICCHECK := v0.8.2
 DYNAMODB    := 11.1.0
 DYNAMODB_SHA256 := 03b10fa245d9953106150b9f0a4fa53ef20b1a3586f3af314c355d3d20763148
 
+SEEDS ?= 10000
+FIRST ?= 1
+
 TOOLS    := $(CURDIR)/.tools
 STAMPS   := $(TOOLS)/versitygw-$(VERSITYGW) $(TOOLS)/gofumpt-$(GOFUMPT) \
             $(TOOLS)/staticcheck-$(STATICCHECK) $(TOOLS)/dynamodb-$(DYNAMODB)
@@ -14,7 +17,7 @@ SCRIPTS   = $(shell grep -rlIE '^\#!.*sh$$' .ci Makefile scripts share 2>/dev/nu
 INSTALL   = GOBIN=$(TOOLS)/bin go install
 
 .DELETE_ON_ERROR:
-.PHONY: help tools machine build test lint demo clean
+.PHONY: help tools machine build test simulate lint demo clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +32,10 @@ build: ## dist/agent and dist/push
 
 test: tools ## all tests, with the race detector and the real parts; none is skipped
 	S3PULLDEPLOY_REQUIRE_PARTS=1 go test -race -count=1 -timeout 15m ./...
+	go test -count=1 -tags weakened -timeout 10m -run TestEachWeakenedRuleIsCaught ./internal/sim
+
+simulate: ## the protocol under SEEDS seeded runs of faults, from FIRST on
+	go test -count=1 -timeout 0 -run TestSimulate ./internal/sim -v -seeds=$(SEEDS) -first=$(FIRST)
 
 lint: tools ## format, vet, staticcheck, shellcheck, go.mod, import rules
 	@files=$$($(TOOLS)/bin/gofumpt -l .); [ -z "$$files" ] || { echo "gofumpt would change:"; echo "$$files"; exit 1; }

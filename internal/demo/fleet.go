@@ -37,13 +37,13 @@ type instance struct {
 
 // outcome is what `push -json` prints of a rollout; times are in milliseconds.
 type outcome struct {
-	Release      string   `json:"release"`
-	Outcome      string   `json:"outcome"`
-	Reason       string   `json:"reason"`
-	Members      int      `json:"members"`
-	Excluded     []string `json:"excluded"`
-	LiveMS       int64    `json:"live_ms"`
-	FlipSpreadMS int64    `json:"flip_spread_ms"`
+	Release      string `json:"release"`
+	Outcome      string `json:"outcome"`
+	Reason       string `json:"reason"`
+	Members      int    `json:"members"`
+	Excluded     int    `json:"excluded"`
+	LiveMS       int64  `json:"live_ms"`
+	FlipSpreadMS int64  `json:"flip_spread_ms"`
 }
 
 // startFleet builds and starts everything, up to a fleet that waits for its first push.
@@ -195,8 +195,8 @@ func (f *fleet) push(ctx context.Context, verb ...string) (outcome, error) {
 	if err := json.Unmarshal(text, &out); err != nil {
 		return out, fmt.Errorf("push %s: %w: %s", verb[0], err, text)
 	}
-	if out.Outcome != "done" || out.Members != instances || len(out.Excluded) != 0 {
-		return out, fmt.Errorf("push %s: %s on %d instances, excluded %q: %s", verb[0], out.Outcome, out.Members, out.Excluded, out.Reason)
+	if out.Outcome != "done" || out.Members != instances || out.Excluded != 0 {
+		return out, fmt.Errorf("push %s: %s on %d instances, %d excluded: %s", verb[0], out.Outcome, out.Members, out.Excluded, out.Reason)
 	}
 	return out, nil
 }

@@ -129,7 +129,11 @@ func (n *Node) coordinate(ctx context.Context) {
 	c := n.coord
 	if n.now >= c.renewAt {
 		c.renewAt = n.now + renewEvery
-		if !n.fenced(n.o.Ledger.Renew(ctx, n.head)) {
+		h, err := n.o.Ledger.Renew(ctx, n.head)
+		if errors.Is(err, ErrOvertaken) && h.Epoch == c.epoch && h.Fence == c.fence {
+			err = nil // still ours: an earlier beat had landed after all
+		}
+		if !n.fenced(h, err) {
 			return
 		}
 	}
@@ -267,6 +271,9 @@ func (t Tally) tooMany() string {
 	why := "unfit"
 	if t.BySilence {
 		why = "silent"
+	}
+	if t.Newly == t.Members {
+		return fmt.Sprintf("all members %s: %s", why, some(t.Excluded))
 	}
 	return fmt.Sprintf("%d of %d members %s, more than max_excluded allows: %s", t.Newly, t.Members, why, some(t.Excluded))
 }

@@ -99,7 +99,7 @@ func (h Head) Committed() (epoch int64, t Target) {
 // IsBad says whether a sequence was rolled back.
 func (h Head) IsBad(sequence int64) bool { return contains(h.Bad, sequence) }
 
-// Older says whether h was superseded by what o shows: an eventually consistent read may return such.
+// Older says whether h is from before o: by epoch, fence and state, none of which ever goes back.
 func (h Head) Older(o Head) bool {
 	if h.Epoch != o.Epoch {
 		return h.Epoch < o.Epoch
@@ -107,7 +107,12 @@ func (h Head) Older(o Head) bool {
 	if h.Fence != o.Fence {
 		return h.Fence < o.Fence
 	}
-	return h.State.rank() < o.State.rank() || h.State.rank() == o.State.rank() && h.Beat < o.Beat
+	return h.State.rank() < o.State.rank()
+}
+
+// stale says whether an eventually consistent read shows less than o did: an older head, or an older beat.
+func (h Head) stale(o Head) bool {
+	return h.Older(o) || h.Epoch == o.Epoch && h.Fence == o.Fence && h.Beat < o.Beat
 }
 
 func decodeHead(it Item) (Head, error) {

@@ -144,9 +144,11 @@ func (l *Ledger) TakeOver(ctx context.Context, seen Head, by string) (Head, erro
 	}})
 }
 
-// Renew is the coordinator's beat. Condition: epoch and fence.
+// Renew is the coordinator's beat. Condition: epoch, fence, and a lower beat, so that a beat that arrives late takes
+// nothing back.
 func (l *Ledger) Renew(ctx context.Context, h Head) (Head, error) {
-	return l.writeHead(ctx, "renew", Write{Set: Item{"beat": h.Beat + 1}, If: held(h)})
+	beat := h.Beat + 1
+	return l.writeHead(ctx, "renew", Write{Set: Item{"beat": beat}, If: append(held(h), Compare{"beat", Lt, beat})})
 }
 
 // Outcome is a coordinator's decision about an epoch.
@@ -162,7 +164,7 @@ type Outcome struct {
 // Decide writes COMMIT or ABORT. Condition: epoch, open state, release, digest and fence are as in h, so that at most
 // one decision of an epoch ever takes effect.
 func (l *Ledger) Decide(ctx context.Context, h Head, o Outcome) (Head, error) {
-	w := Write{Set: Item{"members": int64(o.Members), "excluded": int64(o.Excluded), "beat": h.Beat + 1}}
+	w := Write{Set: Item{"members": int64(o.Members), "excluded": int64(o.Excluded)}}
 	if o.Commit {
 		w.Set["state"] = string(Commit)
 		w.Set["committed_epoch"], w.Set["committed_sequence"], w.Set["committed_release"] = h.Epoch, h.Sequence, string(h.Release)
@@ -192,7 +194,7 @@ func (l *Ledger) Decide(ctx context.Context, h Head, o Outcome) (Head, error) {
 // Done ends a committed epoch; healthy makes its release the good one, to roll back to. Condition: epoch, fence,
 // state commit.
 func (l *Ledger) Done(ctx context.Context, h Head, healthy bool, reason string) (Head, error) {
-	w := Write{Set: Item{"state": string(Done), "beat": h.Beat + 1}}
+	w := Write{Set: Item{"state": string(Done)}}
 	if healthy {
 		w.Set["good"] = Item{"release": string(h.Release), "sequence": h.Sequence}
 	}

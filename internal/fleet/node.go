@@ -197,6 +197,9 @@ func (n *Node) readHead(ctx context.Context) {
 // table was lost or restored.
 func (n *Node) observe(h Head, ok, strong bool) {
 	older := n.haveHead && (!ok || h.Older(n.head)) || h.Epoch < n.state.Epoch
+	if !strong && n.haveHead && ok {
+		older = older || h.stale(n.head)
+	}
 	if strong {
 		lost := older || n.lost && !ok
 		n.everRead, n.lost, n.strong = true, lost, lost
@@ -327,6 +330,7 @@ func (n *Node) compose() {
 	r.Instance, r.Group, r.Zone, r.Version = n.o.Instance, n.o.Group, n.o.Zone, n.o.Version
 	r.Incarnation, r.Phase, r.Vote = n.o.Incarnation, n.phase, n.state.Vote
 	r.Failed, r.Error, r.Seen = n.state.Failed, n.state.Error, n.o.Clock.Now().Unix()
+	r.Active = Active{} // between the flip and its proof nothing is claimed
 	if f := n.state.Flipped; f.Epoch > 0 && n.state.Settled == f.Epoch {
 		r.Active = Active{Epoch: f.Epoch, Release: f.Release, At: n.state.FlippedAt}
 	}

@@ -19,6 +19,8 @@ type Tally struct {
 	Refused string
 	// BySilence says that members were newly excluded for silence.
 	BySilence bool
+	// Joining counts the living that may yet say yes without being waited for.
+	Joining int
 }
 
 // Count sorts the rows of one complete sweep by the table "who counts" of the protocol.
@@ -57,6 +59,9 @@ func (t *Tally) add(h Head, m Member, silent bool) {
 	case m.Phase == Out, m.Phase == Leaving:
 		t.Excluded = append(t.Excluded, id)
 	case m.Phase == Join: // neither waited for nor missed
+		if !silent {
+			t.Joining++
+		}
 	case silent:
 		t.exclude(id)
 		t.BySilence = true
@@ -117,16 +122,19 @@ const (
 	Wait    Ruling = iota
 	Go             // commit
 	Refuse         // abort, for good: the release was refused
-	TooMany        // abort, try again: beyond the guard
+	TooMany        // abort, try again: beyond the guard, or all
 )
 
 // Rule judges a tally. A commit needs at least one yes, nobody waiting, and no more newly excluded than the guard allows.
+// Without anybody who has said yes or still may, there is nothing to wait for.
 func (t Tally) Rule(g Guard) Ruling {
 	switch {
 	case t.Refused != "":
 		return Refuse
 	case !g.Allows(t.Newly, t.Members):
 		return TooMany
+	case t.Newly > 0 && len(t.Yes)+len(t.Waiting)+t.Joining == 0:
+		return TooMany // all of a small fleet, and nobody is left who could still say yes
 	case len(t.Waiting) > 0 || len(t.Yes) == 0:
 		return Wait
 	}

@@ -43,6 +43,9 @@ func TestWhoCounts(t *testing.T) {
 		"two unfit are too many": {[]fleet.Member{
 			row("a", fleet.Serve, yes), row("n", fleet.Out, no(fleet.AboutMachine)), row("m", fleet.Out, no(fleet.AboutMachine)),
 		}, "", fleet.TooMany},
+		"the only one is unfit":         {[]fleet.Member{row("n", fleet.Out, no(fleet.AboutMachine))}, "", fleet.TooMany},
+		"unfit, and a joiner may help":  {[]fleet.Member{row("n", fleet.Out, no(fleet.AboutMachine)), row("j", fleet.Join, old)}, "", fleet.Wait},
+		"silent, and a joiner may help": {[]fleet.Member{row("s", fleet.Serve, old), row("j", fleet.Join, old)}, "s", fleet.Wait},
 		"out since before is outside the guard": {[]fleet.Member{
 			row("a", fleet.Serve, yes), row("o", fleet.Out, old), row("p", fleet.Out, old),
 		}, "", fleet.Go},
@@ -64,8 +67,15 @@ func TestGuard(t *testing.T) {
 		n, members int
 		want       bool
 	}{
-		{"", 1, 2, true}, {"", 2, 10, false}, {"", 2, 20, true}, {"", 3, 29, false},
-		{"40%", 4, 10, true}, {"40%", 5, 10, false}, {"0%", 1, 3, true}, {"3", 3, 100, true}, {"3", 4, 100, false},
+		{"", 1, 2, true},
+		{"", 2, 10, false},
+		{"", 2, 20, true},
+		{"", 3, 29, false},
+		{"40%", 4, 10, true},
+		{"40%", 5, 10, false},
+		{"0%", 1, 3, true},
+		{"3", 3, 100, true},
+		{"3", 4, 100, false},
 	} {
 		g, err := fleet.ParseGuard(c.text)
 		if err != nil {

@@ -299,12 +299,12 @@ func (b *box) Query(ctx context.Context, p, prefix string, consistent bool) (ite
 
 // Write implements fleet.Table.
 func (b *box) Write(ctx context.Context, k fleet.Key, wr fleet.Write) (it fleet.Item, err error) {
-	floor := b.state.Floor // when it is sent; it may arrive late
+	sent := sender{b, b.state.Floor, b.active, b.state.Vote} // it may arrive late
 	err = b.request(func() (err error) {
 		before, _ := b.w.mem.Get(ctx, k, true)
 		it, err = b.w.mem.Write(ctx, k, wr)
 		if err == nil {
-			b.w.truth.written(b, floor, k, before, it)
+			b.w.truth.written(sent, k, before, it)
 		}
 		return err
 	})

@@ -17,6 +17,7 @@ var (
 // simulate runs one seed: a time of faults, then calm, in which the fleet must converge.
 func simulate(seed uint64) *world {
 	w := newWorld(seed)
+	w.busy = w.chance(0.3)
 	for range 1 + w.rng.IntN(5) {
 		b := w.add()
 		w.after(w.between(0, 10*time.Second), nil, b.id+" boot", b.start)
@@ -45,7 +46,15 @@ func (w *world) trouble(end time.Duration) {
 		return
 	}
 	b := w.boxes[w.rng.IntN(len(w.boxes))]
-	switch w.rng.IntN(14) {
+	gap := w.between(100*time.Millisecond, time.Minute)
+	kind := w.rng.IntN(14)
+	if w.busy && w.chance(0.8) { // many agents restarted while epochs come and go: joiners in every phase
+		gap, kind = w.between(20*time.Millisecond, 4*time.Second), 13
+		if w.truth.head.State == fleet.Done && w.chance(0.3) {
+			kind = 0
+		}
+	}
+	switch kind {
 	case 0, 1, 2:
 		w.push("")
 	case 3:
@@ -74,9 +83,9 @@ func (w *world) trouble(end time.Duration) {
 	case 11:
 		w.freeze(w.truth.head.Frozen == nil)
 	case 12, 13:
-		b.sigterm(w.chance(0.3))
+		b.sigterm(kind == 12 && w.chance(0.6))
 	}
-	w.after(w.between(100*time.Millisecond, time.Minute), nil, "trouble", func() { w.trouble(end) })
+	w.after(gap, nil, "trouble", func() { w.trouble(end) })
 }
 
 // sigterm ends an agent in good order: for a restart, or since the machine goes.
@@ -95,8 +104,10 @@ func (b *box) sigterm(machineGoes bool) {
 	func() {
 		defer func() {
 			b.w.active = b.w.active[:len(b.w.active)-1]
-			if _, ok := recover().(crash); !ok {
-				return
+			if r := recover(); r != nil {
+				if _, ok := r.(crash); !ok {
+					panic(r)
+				}
 			}
 		}()
 		_ = b.node.Leave(context.Background(), machineGoes || weakened() == "M10")
@@ -107,7 +118,11 @@ func (b *box) sigterm(machineGoes bool) {
 	b.up, b.node, b.job, b.inService, b.gone = false, nil, nil, false, machineGoes
 	b.life++
 	if !machineGoes {
-		b.w.after(b.w.between(100*time.Millisecond, time.Minute), nil, b.id+" restart", b.start)
+		late := time.Minute
+		if b.w.busy {
+			late = 2 * time.Second
+		}
+		b.w.after(b.w.between(20*time.Millisecond, late), nil, b.id+" restart", b.start)
 	}
 }
 

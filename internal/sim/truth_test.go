@@ -28,15 +28,23 @@ func newTruth(w *world) truth {
 	}
 }
 
-// written sees every write that lands, with its sender's floor when it was sent.
-func (t *truth) written(by *box, floor int64, k fleet.Key, before, after fleet.Item) {
+// sender is who sent a write, and what was durable there when it was sent.
+type sender struct {
+	*box
+	floor  int64
+	active release.ID
+	vote   fleet.Vote
+}
+
+// written sees every write that lands.
+func (t *truth) written(by sender, k fleet.Key, before, after fleet.Item) {
 	if k.Sort == "head" {
 		h, _, err := t.w.ledger().Head(context.Background(), true)
 		if err != nil {
 			t.w.fail("head cannot be read: %v", err)
 			return
 		}
-		t.headWritten(by, floor, h)
+		t.headWritten(by, h)
 		return
 	}
 	if _, isRow := after["incarnation"]; !isRow {
@@ -71,7 +79,7 @@ func (t *truth) row(id string) fleet.Member {
 	return fleet.Member{}
 }
 
-func (t *truth) voteWritten(by *box, was, m fleet.Member) {
+func (t *truth) voteWritten(by sender, was, m fleet.Member) {
 	if !m.Vote.Yes || m.Vote == was.Vote && m.Incarnation == was.Incarnation {
 		if was.Vote.Yes && was.Vote.Epoch == m.Vote.Epoch && !m.Vote.Yes && t.head.Epoch == m.Vote.Epoch && t.head.State.Open() {
 			t.w.fail("I6 sticky vote: %s withdrew its yes of epoch %d", by.id, m.Vote.Epoch)
@@ -82,12 +90,12 @@ func (t *truth) voteWritten(by *box, was, m fleet.Member) {
 	if !by.disk[m.Vote.Release] {
 		t.w.fail("I6 sticky vote: %s voted yes for %s, which is not durable on its disk", by.id, m.Vote.Release)
 	}
-	if by.state.Vote != m.Vote {
+	if by.vote != m.Vote {
 		t.w.fail("I6 sticky vote: %s sent a vote that it had not persisted", by.id)
 	}
 }
 
-func (t *truth) headWritten(by *box, floor int64, h fleet.Head) {
+func (t *truth) headWritten(by sender, h fleet.Head) {
 	was := t.head
 	t.head = h
 	if h.Epoch != was.Epoch || h.State != was.State || h.Fence != was.Fence {
@@ -98,7 +106,7 @@ func (t *truth) headWritten(by *box, floor int64, h fleet.Head) {
 	}
 	switch {
 	case h.Epoch > was.Epoch:
-		t.opened(floor, was, h)
+		t.opened(by.floor, was, h)
 	case h.State != was.State:
 		t.moved(was, h)
 	}

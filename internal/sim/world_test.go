@@ -45,6 +45,7 @@ type world struct {
 	pushed   map[int64]release.ID
 	broken   map[release.ID]bool // releases that every hook refuses
 	calm     bool                // faults are over
+	busy     bool                // agents restart all the time
 
 	truth   truth
 	violate []string
