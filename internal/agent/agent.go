@@ -3,7 +3,8 @@
 // One goroutine, the loop of [Agent.Run], owns the protocol's node. It wakes on triggers (the
 // scheduler's polls, a job's end, a reload, a signal), steps the node, and pursues what the node wants: a job in the one
 // worker, given up when the node wants something else. Jobs report back as events that the loop runs. The loop
-// beats, renews and pings systemd's watchdog meanwhile; nothing in it waits for S3, a disk or PHP.
+// beats, renews and pings systemd's watchdog meanwhile; nothing in it waits for S3 or PHP, nor for the disk but to keep the
+// node's own small state.
 //
 // Losing S3, DynamoDB or the instance metadata changes nothing that is served: every error is shown, on the status
 // socket and in systemd's status line, and tried again. The agent ends only when it is told to.
@@ -70,6 +71,7 @@ type Agent struct {
 	machine *machine
 
 	events chan func()
+	gone   chan struct{} // closed when the loop has ended: nobody takes events any more
 	jobs   sync.WaitGroup
 	job    *job
 
@@ -88,14 +90,15 @@ type Agent struct {
 // ErrReload is how Run ends when new settings are to take effect: nothing is under way then.
 var ErrReload = errors.New("settings changed")
 
-// New wires an agent from its parts and what the disk remembers. It starts nothing.
+// New wires an agent from its parts and what the disk remembers. It starts nothing. A state file that is damaged is an
+// error that names it: without it the agent might break its promises.
 func New(p Parts) (*Agent, error) {
 	var state fleet.State
 	if _, err := p.Disk.Load(stateFile, &state); err != nil {
-		return nil, fmt.Errorf("load state: %w", err)
+		return nil, err
 	}
 	log := p.Log.With("site", p.Config.Site, "instance", p.Identity.ID)
-	a := &Agent{p: p, log: log.With("component", "agent"), events: make(chan func(), 64)}
+	a := &Agent{p: p, log: log.With("component", "agent"), events: make(chan func(), 64), gone: make(chan struct{})}
 	a.machine = newMachine(p, log)
 	a.node = fleet.NewNode(fleet.Options{
 		Scope: p.Config.Scope(), Instance: p.Identity.ID, Group: p.Config.Group, Zone: p.Identity.Zone, Version: p.Version,
@@ -106,7 +109,7 @@ func New(p Parts) (*Agent, error) {
 	})
 	active, err := p.Disk.Active()
 	if err != nil {
-		return nil, fmt.Errorf("read active: %w", err)
+		return nil, err
 	}
 	a.node.FoundActive(active)
 	a.pointer = pointerReader{bucket: p.Bucket}
@@ -132,30 +135,41 @@ func (a *Agent) Reload(err error) {
 	})
 }
 
-// post hands the loop something to run. It blocks only while the loop is behind.
-func (a *Agent) post(f func()) { a.events <- f }
+// post hands the loop something to run. It waits only while the loop is behind, and for nothing once that has ended.
+func (a *Agent) post(f func()) {
+	select {
+	case a.events <- f:
+	case <-a.gone:
+	}
+}
 
 // Run is the agent's life. It returns nil after the context's end and a clean leave, or when Once is done; ErrReload when
-// settings changed; ErrOnce when a single pass did not come to the end in time.
+// settings changed; ErrOnce when a single pass did not come to the end in time, or was told to end. Nothing of it runs on
+// when it has returned.
 func (a *Agent) Run(ctx context.Context) (err error) {
-	ctx, stop := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(ctx)
 	down := &teardown{}
 	defer func() { err = errors.Join(err, down.run()) }()
-	down.add("wait for jobs", func() error { a.drain(); return nil })
+	down.add("wait for jobs", func() error { a.jobs.Wait(); return nil })
+	stop := func() error { cancel(); close(a.gone); return nil }
 	triggers, err := a.schedule(ctx)
 	if err != nil {
-		stop()
+		down.add("stop", stop)
 		return err
 	}
 	down.add("stop schedule", triggers.Shutdown)
-	down.add("stop", func() error { stop(); return nil })
+	down.add("stop", stop)
 	return a.loop(ctx, triggers)
 }
 
 func (a *Agent) loop(ctx context.Context, t *triggers) error {
 	deadline := a.p.Clock.Boot() + a.p.Config.PrepareTimeout
-	for {
+	for ctx.Err() == nil {
+		a.node.Progress(a.job.said())
 		want, sleep := a.node.Step(ctx)
+		if ctx.Err() != nil {
+			break
+		}
 		a.pursue(ctx, want)
 		if a.node.PointerWanted() || a.node.Empty() {
 			t.pointer(a.node.Empty())
@@ -169,19 +183,26 @@ func (a *Agent) loop(ctx context.Context, t *triggers) error {
 		if a.pending && a.job == nil && !a.view.Head.State.Open() {
 			return ErrReload
 		}
-		if every := a.p.Service.WatchdogEvery(); every > 0 {
-			sleep = min(sleep, every/3)
-		}
-		timer := time.NewTimer(sleep)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return a.leave(a.p.Service.Going(context.WithoutCancel(ctx)))
-		case f := <-a.events:
-			f()
-		case <-timer.C:
-		}
-		timer.Stop()
+		a.sleep(ctx, sleep)
+	}
+	if a.p.Once {
+		return errors.Join(fmt.Errorf("%w: %w", ErrOnce, context.Cause(ctx)), a.leave(true))
+	}
+	return a.leave(a.p.Service.Going(context.WithoutCancel(ctx)))
+}
+
+// sleep waits for the next event and runs it, at most so long, and never past a watchdog's ping.
+func (a *Agent) sleep(ctx context.Context, most time.Duration) {
+	if every := a.p.Service.WatchdogEvery(); every > 0 {
+		most = min(most, every/3)
+	}
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case f := <-a.events:
+		f()
+	case <-timer.C:
 	}
 }
 
@@ -194,7 +215,7 @@ func (a *Agent) once(want fleet.Want, deadline time.Duration) (bool, error) {
 		return true, fmt.Errorf("%w after %v: %s", ErrOnce, a.p.Config.PrepareTimeout, a.status)
 	}
 	v := a.view
-	quiet := want.Task == fleet.Idle && a.job == nil && a.pointer.seen && v.Ready && !v.Behind
+	quiet := want.Task == fleet.Idle && a.job == nil && a.pointer.seen && v.Ready && !v.Isolated && !v.Behind
 	return quiet && !v.Head.State.Open() && !v.Coordinates && !a.node.Opening(), nil
 }
 
@@ -208,17 +229,4 @@ func (a *Agent) leave(remove bool) error {
 	}
 	a.log.Info("left", "row_removed", remove)
 	return nil
-}
-
-// drain waits for the worker, running events so that nobody blocks on the loop.
-func (a *Agent) drain() {
-	done := make(chan struct{})
-	go func() { a.jobs.Wait(); close(done) }()
-	for {
-		select {
-		case <-a.events:
-		case <-done:
-			return
-		}
-	}
 }

@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,8 +32,12 @@ type Contents interface {
 // downloads is the number of objects fetched at a time: enough to hide S3's 30 ms behind small files.
 const downloads = 16
 
-// attempts and pause: how often a stage is tried again while S3 or the network is away, before this machine says no.
-const attempts = 3
+// attempts is how often a stage is tried while S3 or the network is away, before this machine says no; pause is what it waits
+// after the first try, and as much longer after each further one. The store has waited some seconds in every try.
+const (
+	attempts = 3
+	pause    = 2 * time.Second
+)
 
 type keepList = []release.ID
 
@@ -60,15 +66,13 @@ func newMachine(p Parts, log *slog.Logger) *machine {
 	}
 }
 
-// machineError marks a reason that is this machine's, not the release's.
-type machineError struct{ error }
-
-func (e machineError) Unwrap() error { return e.error }
+// theirs are the errors besides the disk's whose reason is this machine (its network, role or settings), not the release.
+var theirs = []error{
+	store.ErrUnavailable, store.ErrDenied, store.ErrNoCredentials, store.ErrNoBucket, store.ErrRegion, hook.ErrPrivilege,
+}
 
 func isMachine(err error) bool {
-	var m machineError
-	return errors.As(err, &m) || disk.Fault(err) || errors.Is(err, store.ErrUnavailable) ||
-		errors.Is(err, store.ErrDenied) || errors.Is(err, store.ErrNoCredentials)
+	return disk.Fault(err) || slices.ContainsFunc(theirs, func(e error) bool { return errors.Is(err, e) })
 }
 
 // inspect finds a pointer's digest: in the plain layout that of the listing, which must be complete.
@@ -123,7 +127,7 @@ func (m *machine) stage(ctx context.Context, w fleet.Want, progress func(string)
 		m.log.Warn("stage interrupted, trying again", "release", string(w.Note.Pointer.Release), "try", try, "error", err)
 		select {
 		case <-ctx.Done():
-		case <-time.After(time.Duration(try) * 2 * time.Second):
+		case <-time.After(time.Duration(try) * pause):
 		}
 	}
 }
@@ -210,9 +214,7 @@ func (m *machine) download(ctx context.Context, s *disk.Stage, id release.ID, l 
 			if err := m.one(ctx, s, id, objects[f.Path], f); err != nil {
 				return err
 			}
-			if n := done.Add(1); n%64 == 0 || int(n) == len(missing) {
-				progress(fmt.Sprintf("%d of %d files", n, len(missing)))
-			}
+			progress(fmt.Sprintf("%d of %d files", done.Add(1), len(missing)))
 			return nil
 		})
 	}
@@ -225,6 +227,7 @@ func (m *machine) one(ctx context.Context, s *disk.Stage, id release.ID, o relea
 		return err
 	}
 	defer r.Close()
+	f.Digest = "" // the reader compares it, and knows, after the answer only, whether the ETag is an MD5: with KMS it is none
 	return s.Put(f, r)
 }
 
@@ -260,7 +263,7 @@ func (m *machine) settle(ctx context.Context, w fleet.Want) error {
 	if h.URL == "" {
 		return nil
 	}
-	check := php.Health{URL: h.URL, Host: h.Host, Expect: h.Expect, Timeout: h.Timeout, Attempts: h.Attempts}
+	check := php.Health{URL: h.URL, Host: h.Host, Expect: h.Expect, Timeout: h.Timeout, Attempts: h.Attempts, Release: string(w.Commit.Release)}
 	if err := check.Check(ctx); err != nil {
 		return fmt.Errorf("health check: %w", err)
 	}
@@ -274,7 +277,7 @@ func (m *machine) hook(ctx context.Context, name, command, dir string, w fleet.W
 	}
 	env := m.env
 	env.Release, env.Sequence = string(w.Commit.Release), w.Commit.Sequence
-	env.Kind, env.Commit = w.Note.Pointer.Kind, w.Note.Pointer.Commit
+	env.Kind, env.Commit = cmp.Or(w.Note.Pointer.Kind, "deploy"), w.Note.Pointer.Commit
 	env.Previous = string(m.previous)
 	if active, err := m.disk.Active(); err == nil && active != w.Commit.Release {
 		env.Previous = string(active)

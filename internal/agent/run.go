@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"sync/atomic"
 
 	"s3pulldeploy/internal/account"
 	"s3pulldeploy/internal/config"
@@ -106,45 +105,24 @@ func (f flags) verb(ctx context.Context, c *config.Config, reload <-chan os.Sign
 
 // serve runs agents one after the other: each with the settings in force, until the context ends.
 func serve(ctx context.Context, c *config.Config, reload <-chan os.Signal, log *slog.Logger, once bool) (err error) {
-	var current atomic.Pointer[Agent]
 	down := &teardown{}
 	defer func() { err = errors.Join(err, down.run()) }()
-	var next atomic.Pointer[config.Config]
+	s := &succession{log: log}
 	if !once {
-		stop, err := statusServer(SocketPath(c.Site), current.Load)
+		stop, err := statusServer(SocketPath(c.Site), s.current.Load)
 		if err != nil {
 			return err
 		}
 		down.add("close status socket", stop)
-		stopWatch := watch(ctx, c.Path, reload, log, func(n *config.Config, err error) {
-			if err == nil {
-				next.Store(n)
-			}
-			if a := current.Load(); a != nil {
-				a.Reload(err)
-			}
-		})
-		down.add("stop watching settings", stopWatch)
+		down.add("stop watching settings", watch(ctx, c.Path, reload, log, s.changed))
 	}
-	var old *config.Config // what worked before the last reload
-	for {
-		err := life(ctx, c, log, once, &current)
-		if n := next.Swap(nil); errors.Is(err, ErrReload) && n != nil {
-			log.Info("settings changed", "path", n.Path)
-			old, c = c, n
-			continue
-		}
-		if err != nil && old != nil {
-			log.Error("the new settings do not work, going on with the old ones", "error", err)
-			old, c = nil, old
-			continue
-		}
-		return err
-	}
+	return s.run(ctx, c, func(c *config.Config, refused error) error {
+		return life(ctx, c, log, once, func(a *Agent) { s.born(a, refused) })
+	})
 }
 
-// life is one agent's, from its parts to its end.
-func life(ctx context.Context, c *config.Config, log *slog.Logger, once bool, current *atomic.Pointer[Agent]) (err error) {
+// life is one agent's, from its parts to its end; born gets it before it runs.
+func life(ctx context.Context, c *config.Config, log *slog.Logger, once bool, born func(*Agent)) (err error) {
 	for _, w := range c.Warnings() {
 		log.Warn("settings", "warning", w)
 	}
@@ -172,9 +150,12 @@ func life(ctx context.Context, c *config.Config, log *slog.Logger, once bool, cu
 	if err != nil {
 		return err
 	}
-	current.Store(a)
+	born(a)
 	return a.Run(ctx)
 }
+
+// identityFile is the name, in the state directory, of who this instance was the last time.
+const identityFile = "identity"
 
 // identify finds out who this instance is. Where EC2 does not answer, it is who it was the last time: a restart without
 // the metadata service must not make a new member.
@@ -183,17 +164,19 @@ func identify(ctx context.Context, c *config.Config, d *disk.Disk, log *slog.Log
 	if err != nil {
 		return id, err
 	}
-	const file = "identity"
 	var was instance.Identity
-	if _, err := d.Load(file, &was); err != nil {
+	if _, err := d.Load(identityFile, &was); err != nil {
 		log.Warn("identity of the last run", "error", err)
 	}
 	if id.Source == instance.SourceHostname && was.Source == instance.SourceEC2 {
 		log.Warn("the metadata service does not answer, keeping the identity of the last run", "instance", was.ID)
 		return was, nil
 	}
+	if id.ID == was.ID && id.Zone == "" {
+		id.Zone = was.Zone
+	}
 	if id != was {
-		err = d.Save(file, id)
+		err = d.Save(identityFile, id)
 	}
 	return id, err
 }

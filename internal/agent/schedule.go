@@ -81,12 +81,11 @@ func (a *Agent) readPointer(ctx context.Context) {
 	a.post(func() { a.offer(r, err) })
 }
 
+// offer takes what a read of the pointer gave. Only the ETag of a pointer that the node took is remembered, so that a
+// refused one is looked at again, and an unmodified one is always a usable one.
 func (a *Agent) offer(r store.Read, err error) {
 	switch {
-	case errors.Is(err, store.ErrNotModified):
-		a.pointer.seen = true
-		return // what was said about this pointer still holds
-	case errors.Is(err, store.ErrNotFound):
+	case errors.Is(err, store.ErrNotModified), errors.Is(err, store.ErrNotFound):
 		err, a.pointer.seen = nil, true
 	case err == nil:
 		a.pointer.seen = true

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"s3pulldeploy/internal/fleet"
@@ -9,9 +10,20 @@ import (
 
 // job is the one long step that the machine is at.
 type job struct {
-	want   fleet.Want
-	cancel context.CancelFunc
+	want     fleet.Want
+	cancel   context.CancelFunc
+	progress atomic.Pointer[string]
 }
+
+// said is the last line of progress; empty without a job.
+func (j *job) said() string {
+	if j == nil || j.progress.Load() == nil {
+		return ""
+	}
+	return *j.progress.Load()
+}
+
+func (j *job) say(text string) { j.progress.Store(&text) }
 
 // pursue makes the worker do what the node wants. Work for another want is given up first: its end wakes the loop,
 // and the new work starts then.
@@ -29,12 +41,13 @@ func (a *Agent) pursue(ctx context.Context, want fleet.Want) {
 		a.cleanDue = false
 	}
 	jobCtx, cancel := context.WithCancel(ctx)
-	a.job = &job{want: want, cancel: cancel}
+	j := &job{want: want, cancel: cancel}
+	a.job = j
 	keep := a.node.Keep()
 	a.jobs.Add(1)
 	go func() {
 		defer a.jobs.Done()
-		report := a.perform(jobCtx, want, keep)
+		report := a.perform(jobCtx, j, keep)
 		given := jobCtx.Err() != nil
 		cancel()
 		a.post(func() {
@@ -47,14 +60,14 @@ func (a *Agent) pursue(ctx context.Context, want fleet.Want) {
 }
 
 // perform does a want's work in the worker and returns what the loop is to tell the node.
-func (a *Agent) perform(ctx context.Context, want fleet.Want, keep keepList) func() {
-	m := a.machine
+func (a *Agent) perform(ctx context.Context, j *job, keep keepList) func() {
+	m, want := a.machine, j.want
 	switch want.Task {
 	case fleet.Inspect:
 		digest, err := m.inspect(ctx, want.Note)
 		return func() { a.node.Inspected(want, digest, err) }
 	case fleet.Stage:
-		err := m.stage(ctx, want, a.progress)
+		err := m.stage(ctx, want, j.say)
 		return func() { a.node.Staged(want, err, isMachine(err)) }
 	case fleet.Flip:
 		at, err := m.flip(ctx, want, a.p.Clock)
@@ -68,14 +81,6 @@ func (a *Agent) perform(ctx context.Context, want fleet.Want, keep keepList) fun
 	default:
 		m.clean(keep)
 		return nil
-	}
-}
-
-// progress passes a line to the node without waiting: one that is not taken is replaced by the next.
-func (a *Agent) progress(text string) {
-	select {
-	case a.events <- func() { a.node.Progress(text) }:
-	default:
 	}
 }
 

@@ -502,9 +502,10 @@ type View struct {
 	// Ready: in service, or nothing was ever committed and the fleet agrees. Isolated: it serves from its disk, since
 	// the table has not answered.
 	Ready, Isolated, Waiting, Duplicate, Coordinates bool
-	// Behind says that the fleet committed to something that this instance does not serve.
-	Behind bool
-	Target Commitment
+	// Behind says that the fleet committed to something that this instance does not serve. Pending says that it is only
+	// about to: it is in service, holds the release, and neither the flip nor the check after it has failed.
+	Behind, Pending bool
+	Target          Commitment
 }
 
 // View returns a copy of what the node knows.
@@ -527,6 +528,7 @@ func (n *Node) View() View {
 		known = v.Target
 	}
 	v.Behind = known.Epoch > 0 && (n.state.Flipped.Epoch < known.Epoch || n.state.Settled < known.Epoch)
+	v.Pending = v.Behind && n.inService && n.holds(known) && n.state.Failed != known.Epoch
 	return v
 }
 

@@ -198,7 +198,11 @@ func (s *session) upload(ctx context.Context, site *site, tree *Tree, id release
 	err := g.Wait()
 	stop()
 	if err != nil {
-		return fmt.Errorf("upload release %q: %w", id, err)
+		err = fmt.Errorf("upload release %q: %w", id, err)
+		if errors.Is(err, store.ErrExists) { // two pushes in one second have the same id
+			err = kind{errConflict, advise(err, "another push used the same id: push again")}
+		}
+		return err
 	}
 	listing, err := site.store.List(ctx, id)
 	if err != nil {

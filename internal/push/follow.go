@@ -100,7 +100,9 @@ func (w *watcher) follow(ctx context.Context, timeout time.Duration, r *Result) 
 		if err == nil && (outcome != "" || w.ours() && (now.Sub(membersAt) >= membersEvery || w.state != w.seen.head.State)) {
 			err, membersAt = w.readMembers(waiting), now
 		}
-		w.tell(err)
+		if waiting.Err() == nil { // else the read was cut short by our own end, which is no trouble of the fleet
+			w.tell(err)
+		}
 		if outcome != "" && err == nil {
 			w.finish(r, outcome, reason)
 			return

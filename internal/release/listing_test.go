@@ -33,8 +33,10 @@ func TestCheckPathRefusesEachAttack(t *testing.T) {
 }
 
 func TestCheckPathTakesOrdinaryAndOddNames(t *testing.T) {
-	for _, path := range []string{"index.php", "a/b/c.php", "...", "..a/b..", ".well-known/x", "a b/ü.txt", "-rf", "~", "a:b*?",
-		strings.Repeat("a", 255), strings.Repeat("a/", 2047) + "ab"} {
+	for _, path := range []string{
+		"index.php", "a/b/c.php", "...", "..a/b..", ".well-known/x", "a b/ü.txt", "-rf", "~", "a:b*?",
+		strings.Repeat("a", 255), strings.Repeat("a/", 2047) + "ab",
+	} {
 		if err := CheckPath(path); err != nil {
 			t.Errorf("refused: %v", err)
 		}
@@ -47,8 +49,20 @@ func TestCheckLinkTargetStaysInsideTheRelease(t *testing.T) {
 			t.Errorf("%v refused: %v", ok, err)
 		}
 	}
-	for _, bad := range [][2]string{{"a", ""}, {"a", "/etc/passwd"}, {"a", ".."}, {"a", "../x"}, {"d/l", "../../x"}, {"a/b/c", "./.././../../x"},
-		{"top", "p/q/link/../../.."}, {"a", "b/../c"}, {"a", "x\x00"}, {"a", "x\n"}, {"../a", "b"}, {"a", strings.Repeat("x", 256)}} {
+	for _, bad := range [][2]string{
+		{"a", ""},
+		{"a", "/etc/passwd"},
+		{"a", ".."},
+		{"a", "../x"},
+		{"d/l", "../../x"},
+		{"a/b/c", "./.././../../x"},
+		{"top", "p/q/link/../../.."},
+		{"a", "b/../c"},
+		{"a", "x\x00"},
+		{"a", "x\n"},
+		{"../a", "b"},
+		{"a", strings.Repeat("x", 256)},
+	} {
 		var e *Error
 		if err := CheckLinkTarget(bad[0], bad[1]); !errors.As(err, &e) {
 			t.Errorf("%q accepted: %v", bad, err)
@@ -134,9 +148,11 @@ func TestListingBytes(t *testing.T) {
 }
 
 func TestIgnoreMeansWhatGitMeans(t *testing.T) {
-	ig := NewIgnore([]string{"# comment", "", "*.log", "!keep.log", "/build", "doc/*.txt", "cache/", "**/tmp/x", "logs/**", "a/**/z",
+	ig := NewIgnore([]string{
+		"# comment", "", "*.log", "!keep.log", "/build", "doc/*.txt", "cache/", "**/tmp/x", "logs/**", "a/**/z",
 		`\#hash`, `\!bang`, "trail  ", `kept\ `, "?.bak", "[!a-c].md", "[[:digit:]]x", `star\*`, "vendor", "!vendor/keep", "ü?", "lit.*", "[", "crlf\r",
-		`n[a\-c]`})
+		`n[a\-c]`,
+	})
 	for path, want := range map[string]bool{
 		"x.log": true, "a/b/x.log": true, "keep.log": false, "a/keep.log": false,
 		"build": true, "build/x": true, "a/build": false,

@@ -99,8 +99,10 @@ func ParsePointer(text []byte) (Pointer, error) {
 		lines[i] = strings.TrimSuffix(lines[i], "\r")
 	}
 	if len(lines) < 3 {
-		return Pointer{}, &Error{What: "pointer", Value: string(text),
-			Rule: fmt.Sprintf("has %d lines, needs release, sequence and number of files", len(lines))}
+		return Pointer{}, &Error{
+			What: "pointer", Value: string(text),
+			Rule: fmt.Sprintf("has %d lines, needs release, sequence and number of files", len(lines)),
+		}
 	}
 	p, err := parseHead(lines)
 	if err != nil {

@@ -49,8 +49,10 @@ func TestPointerFieldsAreRead(t *testing.T) {
 	want := Pointer{
 		Release: "2026-11-20_20-15-02", Sequence: 1795205702, Files: 2500, Scope: "my-deploy-bucket/promo-production",
 		Manifest: &Content{"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", 182044},
-		Delta: &Delta{"2026-11-19_08-00-00",
-			Content{"60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752", 7311}},
+		Delta: &Delta{
+			"2026-11-19_08-00-00",
+			Content{"60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752", 7311},
+		},
 		Commit: "0c7ac1d", Author: "Ada <ada@example.com>", Message: "fix the basket\nand \"quote\" it",
 		Policy: Policy{[]string{"1", "25%", "cron:100%"}, 5 * time.Minute, true, "40%"},
 	}

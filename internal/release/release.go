@@ -1,21 +1,3 @@
-// Package release says what a release is: its id, the pointer that names it, the paths it may hold, the
-// listing of its objects, and which files of a tree never become part of one.
-//
-// Parties. push makes releases and moves the pointer; agents read them; an older tool of the same shape
-// reads and writes the first three lines of the pointer. Everything here is pure: no AWS, no
-// clock, no log, no disk.
-//
-// Objects of a site under <bucket>/<prefix><site>/ in the plain layout:
-//
-//	latest-deploy        the pointer: release id, sequence, number of files, then `key "value"` lines
-//	<release>/<path>     one object for each file
-//
-// Order of writes. Contents first, the pointer last, so a pointer never names what is not there yet.
-// A release never changes; its [Listing.Digest] is the same for everyone who lists it.
-//
-// Trust. All text that is parsed here comes from a bucket that others can write to. It is bounded
-// before it is looked at, and refused as a whole at the first rule that it breaks: an [*Error], which
-// is always about the release and never about the machine that reads it.
 package release
 
 import (

@@ -25,8 +25,10 @@ func TestParseIDTakesWhatTheOlderToolWroteAndRefusesTheRest(t *testing.T) {
 			t.Errorf("%q refused: %v", ok, err)
 		}
 	}
-	for _, bad := range []string{"", "m", "d", "p", "7", "latest-deploy", ".incoming-x", "-rf", "_x", "a/b", "..", "a b", "a\n", "ä1",
-		"a" + strings.Repeat("x", 128)} {
+	for _, bad := range []string{
+		"", "m", "d", "p", "7", "latest-deploy", ".incoming-x", "-rf", "_x", "a/b", "..", "a b", "a\n", "ä1",
+		"a" + strings.Repeat("x", 128),
+	} {
 		var e *Error
 		if _, err := ParseID(bad); !errors.As(err, &e) {
 			t.Errorf("%q accepted: %v", bad, err)
@@ -62,8 +64,10 @@ func TestStampIsTheTimeOrTheHash(t *testing.T) {
 }
 
 func TestParseSite(t *testing.T) {
-	for s, ok := range map[string]bool{"promo-production": true, "1": true, strings.Repeat("a", 63): true,
-		"": false, "-a": false, "Promo": false, "a_b": false, "a/b": false, "a\n": false, strings.Repeat("a", 64): false} {
+	for s, ok := range map[string]bool{
+		"promo-production": true, "1": true, strings.Repeat("a", 63): true,
+		"": false, "-a": false, "Promo": false, "a_b": false, "a/b": false, "a\n": false, strings.Repeat("a", 64): false,
+	} {
 		if err := ParseSite(s); (err == nil) != ok {
 			t.Errorf("%q: %v", s, err)
 		}
@@ -105,8 +109,10 @@ func TestShare(t *testing.T) {
 }
 
 func TestCheckWave(t *testing.T) {
-	for s, ok := range map[string]bool{"1": true, "25%": true, "cron:100%": true, "web:2": true,
-		"": false, "0": false, "0%": false, "cron": false, "cron:": false, ":1": false, "Web:1": false, "1,2": false} {
+	for s, ok := range map[string]bool{
+		"1": true, "25%": true, "cron:100%": true, "web:2": true,
+		"": false, "0": false, "0%": false, "cron": false, "cron:": false, ":1": false, "Web:1": false, "1,2": false,
+	} {
 		if err := CheckWave(s); (err == nil) != ok {
 			t.Errorf("%q: %v", s, err)
 		}

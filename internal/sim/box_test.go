@@ -232,7 +232,11 @@ func (b *box) request(do func() error) error {
 	w := b.w
 	life := b.life
 	if w.chance(0.4) {
-		w.pass(w.between(0, 400*time.Millisecond))
+		slow := 400 * time.Millisecond
+		if w.busy {
+			slow = 3 * time.Second
+		}
+		w.pass(w.between(0, slow))
 	}
 	if b.life != life || !b.up {
 		panic(crash{b})
@@ -272,7 +276,7 @@ func (b *box) request(do func() error) error {
 // Get implements fleet.Table; eventually consistent reads may show the past.
 func (b *box) Get(ctx context.Context, k fleet.Key, consistent bool) (it fleet.Item, err error) {
 	err = b.request(func() (err error) {
-		if !consistent && b.w.chance(0.2) {
+		if !consistent && (b.w.chance(0.2) || b.w.busy && b.w.chance(0.4)) {
 			it, err = b.w.mem.Past(1+b.w.rng.IntN(4)).Get(ctx, k, false)
 			return err
 		}

@@ -1,0 +1,91 @@
+package e2e
+
+import (
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// twoPushes: both have read the same pointer when the first writes it. One wins, and the other names the winner.
+func twoPushes(t *testing.T, w *world) {
+	s := newSite(t, w)
+	a := s.startAgent("i-0")
+	s.awaitPhase(joinTime, "serve", a)
+	s.live(1, files("one"))
+
+	m := s.between()
+	uploading := make(chan struct{})
+	var first sync.Once
+	both, came := make(chan struct{}), atomic.Int64{} // as far as the pointer
+	hold := func(key string) {
+		if key != "latest-deploy" {
+			first.Do(func() { close(uploading) })
+			return
+		}
+		if came.Add(1) == 2 {
+			close(both)
+		}
+		select {
+		case <-both:
+		case <-time.After(joinTime): // the other has ended: its exit code tells why
+		}
+	}
+	m.writing.Store(&hold)
+	push := func(version string) func() result {
+		config := s.write(version+".yml", s.settings(m.URL, w.dynamodb))
+		for name, text := range files(version) {
+			s.write(filepath.Join(version, name), text)
+		}
+		return in(func() result {
+			return s.call(w.push, "-config="+config, "-deploy="+filepath.Join(s.dir, version), "-timeout=60s")
+		})
+	}
+	red := push("red")
+	select {
+	case <-uploading: // so the other sees this one's release, and takes another id
+	case <-time.After(joinTime):
+		t.Fatal("nothing was uploaded")
+	}
+	green := push("green")
+
+	won, lost, version := red(), green(), "red"
+	if won.code != 0 {
+		won, lost, version = lost, won, "green"
+	}
+	if won.code != 0 || lost.code != 5 {
+		t.Fatalf("want exit codes 0 and 5:\n%s\n%s", won, lost)
+	}
+	serving(t, a, version)
+	release := a.active()
+	if !strings.Contains(won.stdout, release+" is live") || !strings.Contains(lost.stderr, release) {
+		t.Errorf("%s is live; the winner said %s\nthe other %s", release, won, lost)
+	}
+	if pointer := s.object("latest-deploy"); !strings.HasPrefix(pointer, release+"\n") {
+		t.Errorf("the pointer is %q, %s is live", pointer, release)
+	}
+}
+
+// sameID: another push had the same id, of the same second, and was faster with a file. Nothing goes live.
+func sameID(t *testing.T, w *world) {
+	s := newSite(t, w)
+	m := s.between()
+	theirs := func(key string) {
+		if strings.HasSuffix(key, "/index.php") {
+			s.put(key, "theirs")
+		}
+	}
+	m.writing.Store(&theirs)
+	s.tree(files("ours"))
+	config := s.write("slow.yml", s.settings(m.URL, w.dynamodb))
+	r := s.call(w.push, "-config="+config, "-deploy="+s.app)
+	if r.code != 5 || !strings.Contains(r.stderr, "push again") {
+		t.Errorf("want exit code 5 and what to do: %s", r)
+	}
+	if code, text := s.request(http.MethodGet, s.name+"/latest-deploy", "", ""); code != http.StatusNotFound {
+		t.Errorf("there is a pointer: %d %s", code, text)
+	}
+}

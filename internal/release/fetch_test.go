@@ -1,0 +1,125 @@
+package release
+
+import (
+	"reflect"
+	"slices"
+	"testing"
+)
+
+// framesAt is a manifest of one file a frame, the frames at these offsets of the pack, each of size bytes raw.
+func framesAt(size int64, end int64, offsets ...int64) *Manifest {
+	m := &Manifest{Sources: []Source{{End: end}}}
+	for i, at := range offsets {
+		m.Frames = append(m.Frames, Frame{0, at, size, size})
+		m.Entries = append(m.Entries, Entry{Path: string(rune('a' + i)), Kind: File, Size: size, Frame: int32(i)})
+	}
+	return m
+}
+
+func all(m *Manifest) (list []int) {
+	for i := range m.Entries {
+		list = append(list, i)
+	}
+	return list
+}
+
+func TestFetchCoalescesOverSmallGaps(t *testing.T) {
+	const kib = 1 << 10
+	for name, c := range map[string]struct {
+		m    *Manifest
+		want []Range
+	}{
+		"neighbours":   {framesAt(kib, 100*kib, 8, 8+kib), []Range{{0, 8, 2 * kib, []int{0, 1}}}},
+		"largest gap":  {framesAt(kib, 1<<24, 8, 8+kib+maxGap), []Range{{0, 8, 2*kib + maxGap, []int{0, 1}}}},
+		"one too wide": {framesAt(kib, 1<<24, 8, 9+kib+maxGap), []Range{{0, 8, kib, []int{0}}, {0, 9 + kib + maxGap, kib, []int{1}}}},
+		"backwards":    {framesAt(kib, 100*kib, 8+kib, 8), []Range{{0, 8, 2 * kib, []int{1, 0}}}},
+		"61 percent":   {framesAt(1<<20, 8+33<<20/10, 8, 8+23<<20/10), []Range{{0, 8, 33 << 20 / 10, []int{0, 1}}}},
+		"60 percent":   {framesAt(1<<20, 10<<20/3, 8, 8+7<<20/3), []Range{{0, 8, 1 << 20, []int{0}}, {0, 8 + 7<<20/3, 1 << 20, []int{1}}}},
+		"8 MiB":        {framesAt(4<<20, 1<<24, 8, 8+4<<20), []Range{{0, 8, 8 << 20, []int{0, 1}}}},
+		"above 8 MiB":  {framesAt(4<<20, 1<<24, 8, 9+4<<20), []Range{{0, 8, 4 << 20, []int{0}}, {0, 9 + 4<<20, 4 << 20, []int{1}}}},
+	} {
+		f := c.m.Fetch(all(c.m))
+		if name == "60 percent" {
+			c.m.Sources[0].End = 4 << 20
+			f = c.m.Fetch(all(c.m))
+		}
+		if !reflect.DeepEqual(f.Ranges, c.want) {
+			t.Errorf("%s: %+v, want %+v", name, f.Ranges, c.want)
+		}
+	}
+}
+
+func TestFetchOnlyWhatIsNeeded(t *testing.T) {
+	m := smallManifest()
+	run, _ := m.Find("app/run")
+	large, _ := m.Find("large.bin")
+	empty, _ := m.Find("empty")
+	fresh, _ := m.Find("new/ü.php")
+	f := m.Fetch([]int{run, empty})
+	if want := []Range{{0, 8, 60, []int{0}}}; !reflect.DeepEqual(f.Ranges, want) || f.Bytes != 60 {
+		t.Errorf("ranges %+v", f.Ranges)
+	}
+	if got := f.Entries(0); !slices.Equal(got, []int32{int32(run)}) {
+		t.Errorf("entries of frame 0: %v", got)
+	}
+	f = m.Fetch([]int{large, fresh})
+	want := []Range{{0, 68, MaxFrame, []int{1}}, {1, 8, 9, []int{2}}, {2, 8, 40, []int{3}}}
+	if !reflect.DeepEqual(f.Ranges, want) || !slices.Equal(f.Entries(2), []int32{int32(large)}) || len(f.Entries(0)) != 0 {
+		t.Errorf("ranges %+v", f.Ranges)
+	}
+	if part, at := m.Part(&m.Entries[large], 2, []byte("123456789")); at != MaxFrame || string(part) != "123456789" {
+		t.Errorf("part %q at %d", part, at)
+	}
+}
+
+func TestFreshCostCountsWhatIsDead(t *testing.T) {
+	m := framesAt(1000, 4000, 8, 2008)
+	m.Entries[1].Size, m.Entries[1].Offset = 250, 500
+	m.Entries = append(m.Entries, Entry{Path: "c", Kind: File, Size: 250, Offset: 500, Frame: 1}) // equal contents count once
+	if c := m.FreshCost(); c != (Cost{1, 3000, 1250}) {
+		t.Errorf("cost %+v", c)
+	}
+}
+
+func TestUnionCountsOverlapsOnce(t *testing.T) {
+	if got := union([][2]int64{{50, 60}, {0, 10}, {5, 20}, {0, 10}, {6, 8}}); got != 30 {
+		t.Errorf("%d bytes", got)
+	}
+}
+
+func TestNeedsBaseline(t *testing.T) {
+	const mib = 1 << 20
+	for _, c := range []struct {
+		cost Cost
+		want bool
+	}{
+		{Cost{}, false},
+		{Cost{10, 8 * mib, 8 * mib}, false},
+		{Cost{11, 8 * mib, 8 * mib}, true},
+		{Cost{12, 9 * mib, 9 * mib}, false}, // two reads would do
+		{Cost{2, 4 * mib, 3 * mib}, false},
+		{Cost{2, 4 * mib, 3*mib - 1}, true},
+	} {
+		if got := c.cost.NeedsBaseline(); got != c.want {
+			t.Errorf("%+v: %v", c.cost, got)
+		}
+	}
+}
+
+func TestABaselineKeepsTimesAndNothingElse(t *testing.T) {
+	tr := randomTree(6, 60)
+	b := bucket{}
+	first, _ := b.push(t, tr, "r1", nil, "", 0, 10)
+	d, err := NewDraft(tr.entries, first, nil, 99)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.NewBytes == 0 || d.NewFiles == 0 {
+		t.Error("a baseline stores nothing")
+	}
+	for _, e := range d.entries {
+		if e.MTime != 10 {
+			t.Errorf("%s: mtime %d", e.Path, e.MTime)
+		}
+	}
+}
