@@ -104,7 +104,7 @@ func New(p Parts) (*Agent, error) {
 		Scope: p.Config.Scope(), Instance: p.Identity.ID, Group: p.Config.Group, Zone: p.Identity.Zone, Version: p.Version,
 		Incarnation: p.Token(), Ledger: fleet.NewLedger(p.Table, p.Config.Scope(), p.Token),
 		Journal: journal{p.Disk}, State: state, Clock: p.Clock, Random: p.Random,
-		PollInterval: p.Config.PollInterval, PrepareTimeout: p.Config.PrepareTimeout,
+		PollInterval: p.Config.PollInterval, PrepareTimeout: p.Config.PrepareTimeout, LookAgain: p.Config.PointerInterval,
 		Log: log.With("component", "fleet"),
 	})
 	active, err := p.Disk.Active()

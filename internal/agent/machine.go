@@ -135,8 +135,8 @@ func (m *machine) stage(ctx context.Context, w fleet.Want, progress func(string)
 func (m *machine) stageOnce(ctx context.Context, w fleet.Want, progress func(string)) error {
 	id := w.Note.Pointer.Release
 	digest, ok, err := m.disk.Has(id)
-	if err != nil && !errors.Is(err, disk.ErrDamaged) {
-		return err
+	if err != nil && !errors.Is(err, disk.ErrDamaged) && !errors.Is(err, disk.ErrState) {
+		return err // damaged contents, or a damaged index: it is brought up again
 	}
 	if ok && digest != w.Note.Digest {
 		return fmt.Errorf("release %s is on this disk with another digest (%.12s, not %.12s): an id is used once", id, digest, w.Note.Digest)
@@ -149,8 +149,8 @@ func (m *machine) stageOnce(ctx context.Context, w fleet.Want, progress func(str
 	if err != nil {
 		return err
 	}
-	if w.Note.Pointer.Kind == fleet.KindRollback && !w.Joining {
-		return nil
+	if ok && w.Note.Pointer.Kind == fleet.KindRollback {
+		return nil // its hooks ran when it was new
 	}
 	return m.hook(ctx, "before_flip", m.cfg.Hooks.BeforeFlip, filepath.Join(m.cfg.Root, string(id)), w)
 }
@@ -181,10 +181,8 @@ func (m *machine) fetch(ctx context.Context, w fleet.Want, progress func(string)
 	if err := s.Complete(); err != nil {
 		return err
 	}
-	if w.Note.Pointer.Kind != fleet.KindRollback || w.Joining {
-		if err := m.hook(ctx, "after_sync", m.cfg.Hooks.AfterSync, s.Dir(), w); err != nil {
-			return err
-		}
+	if err := m.hook(ctx, "after_sync", m.cfg.Hooks.AfterSync, s.Dir(), w); err != nil {
+		return err
 	}
 	return s.Publish(ctx)
 }

@@ -160,8 +160,10 @@ listen: 127.0.0.1:9180
 notify: {webhook: "https://example.com/hunter2"}
 `)
 	got := strings.Join(c.Warnings(), "\n")
-	for _, key := range []string{"layout", "rollout.waves", "rollout.bake", "rollout.approve", "opcache.mode", "hooks.fleet_once", "restart",
-		"lifecycle_hook", "listen", "notify"} {
+	for _, key := range []string{
+		"layout", "rollout.waves", "rollout.bake", "rollout.approve", "opcache.mode", "hooks.fleet_once", "restart",
+		"lifecycle_hook", "listen", "notify",
+	} {
 		if !strings.Contains(got, key+": ") {
 			t.Errorf("no warning for %s in:\n%s", key, got)
 		}
@@ -189,7 +191,8 @@ instance_id: 0x10
 profile: "null"
 rollout: {waves: ["1", "10%"], bake: 1h0m1s, max_excluded: 0}
 keep_for: 0
-`} {
+`,
+	} {
 		c := mustParse(t, text)
 		back, err := parse(string(c.YAML()))
 		if err != nil || !reflect.DeepEqual(back, c) {

@@ -27,7 +27,7 @@ var (
 	linkForm     = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
 	userForm     = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}$`)
 	ownerForm    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63})?$`)
-	instanceForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$`)
+	instanceForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 	hostForm     = regexp.MustCompile(`^[A-Za-z0-9._:\[\]-]{1,255}$`)
 	unitForm     = regexp.MustCompile(`^[A-Za-z0-9:_.\\@*?\[\]-]{1,255}$`)
 	asgHookForm  = regexp.MustCompile(`^[A-Za-z0-9_/-]{1,255}$`)
@@ -117,7 +117,7 @@ func (v validator) agent(c *Config, cmd Command) {
 	}
 	v.form("owner", c.Owner, ownerForm, "must be user or user:group")
 	v.form("web_user", c.WebUser, userForm, "must be a user")
-	v.form("instance_id", c.InstanceID, instanceForm, "must be 1 to 128 of A-Z a-z 0-9 . _ : -")
+	v.form("instance_id", c.InstanceID, instanceForm, "must be 1 to 128 of A-Z a-z 0-9 . _ -, the first a letter or digit")
 	within(v, "poll_interval", c.PollInterval, time.Second, 10*time.Second)
 	within(v, "pointer_interval", c.PointerInterval, time.Second, time.Hour)
 	within(v, "prepare_timeout", c.PrepareTimeout, time.Second, 6*time.Hour)

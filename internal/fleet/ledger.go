@@ -120,7 +120,8 @@ func (l *Ledger) Open(ctx context.Context, prev Head, n Note, by string) (Head, 
 		set["tries"] = prev.Tries
 	}
 	decided := And{
-		Compare{"epoch", Eq, prev.Epoch}, Compare{"fence", Eq, prev.Fence},
+		Compare{"epoch", Eq, prev.Epoch},
+		Compare{"fence", Eq, prev.Fence},
 		In{"state", []Value{string(Abort), string(Commit), string(Done)}},
 	}
 	if n.Pointer.Kind != KindRollback {
@@ -266,7 +267,8 @@ func (l *Ledger) CountMissed(ctx context.Context, m Member, epoch int64, now tim
 		set["ttl"] = now.Add(rowTTL).Unix()
 	}
 	_, err := l.table.Write(ctx, l.memberKey(m.Instance), Write{Set: set, If: And{
-		Compare{"incarnation", Eq, m.Incarnation}, Compare{"beat", Eq, m.Beat},
+		Compare{"incarnation", Eq, m.Incarnation},
+		Compare{"beat", Eq, m.Beat},
 		Compare{"missed_epoch", Lt, epoch},
 	}})
 	if refused := (*ConditionError)(nil); errors.As(err, &refused) {

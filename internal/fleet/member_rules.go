@@ -9,12 +9,7 @@ import (
 )
 
 // retryLocal is the wait before a machine tries again what failed for reasons of its own: catching up, settling.
-// retryInspect is the wait before a pointer whose release is not complete is looked at again: as long as the
-// default pointer_interval, since each look costs a listing.
-const (
-	retryLocal   = 10 * time.Second
-	retryInspect = 30 * time.Second
-)
+const retryLocal = 10 * time.Second
 
 // member applies the rules of a member and says what the machine should do: apply what was decided, then vote,
 // then look at a pointer that might open the next epoch.
@@ -140,7 +135,7 @@ func (n *Node) Inspected(w Want, digest string, err error) {
 		return
 	}
 	if !n.note("pointer", err) {
-		n.inspectAt = n.o.Clock.Boot() + retryInspect
+		n.inspectAt = n.o.Clock.Boot() + n.o.LookAgain
 		return
 	}
 	note := *n.offered

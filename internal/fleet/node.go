@@ -24,6 +24,7 @@ type Options struct {
 	Random                         func() float64 // [0, 1): the wait before opening and taking over
 	PollInterval                   time.Duration  // between reads of the head while nothing is open
 	PrepareTimeout                 time.Duration  // from the opening, or a take-over, to the abort
+	LookAgain                      time.Duration  // until a pointer whose release is not complete is looked at again
 	Log                            *slog.Logger
 }
 

@@ -112,7 +112,7 @@ func (b *box) boot() {
 	b.node = fleet.NewNode(fleet.Options{
 		Scope: scope, Instance: b.id, Group: "web", Zone: "a", Version: "test", Incarnation: b.r.token(),
 		Ledger: fleet.NewLedger(b.table, scope, b.r.token), Journal: b, State: b.state, Clock: bubbleClock{b.r.start},
-		Random: func() float64 { return 0.5 }, PollInterval: time.Second, PrepareTimeout: 10 * time.Minute,
+		Random: func() float64 { return 0.5 }, PollInterval: time.Second, PrepareTimeout: 10 * time.Minute, LookAgain: 30 * time.Second,
 		Log: b.r.log().With("box", b.id),
 	})
 	b.node.FoundActive(b.active)

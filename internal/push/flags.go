@@ -35,12 +35,18 @@ var verbs map[string]verb
 
 func init() { // a verb's code mentions other verbs: as a plain variable this would be a cycle
 	verbs = map[string]verb{
-		verbDeploy: {"DIR", "upload a tree as a new release and move the fleet to it",
-			"message commit layout wait timeout max-excluded dry-run force", (*session).deploy},
-		"rollback": {"[=RELEASE]", "move the fleet back: to the good release before the live one; again goes further back",
-			"message wait timeout max-excluded dry-run force", (*session).rollback},
+		verbDeploy: {
+			"DIR", "upload a tree as a new release and move the fleet to it",
+			"message commit layout wait timeout max-excluded dry-run force", (*session).deploy,
+		},
+		"rollback": {
+			"[=RELEASE]", "move the fleet back: to the good release before the live one; again goes further back",
+			"message wait timeout max-excluded dry-run force", (*session).rollback,
+		},
 		"status":    {"", "the fleet, the pointer, every instance; the first line says what is stuck", "", (*session).status},
 		"releases":  {"", "what is in the bucket, newest first", "", (*session).releases},
+		"abort":     {"", "hold the newest release: it does not go live, and an open rollout of it ends", "", (*session).abort},
+		"retry":     {"", "try a release again that was aborted or held", "", (*session).retry},
 		"init":      {"", "create what is missing of bucket and table; change nothing that exists", "", (*session).initialise},
 		"show":      {"", "print the settings in force, secrets masked", "", (*session).show},
 		verbVersion: {"", "print the version", "", (*session).version},

@@ -31,7 +31,8 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 //	objects             list the keys below the site
 //	put KEY FILE        write an object below the site
 //	json PATH VALUE     the last output, as JSON, has VALUE at PATH
-//	frozen WHY          freeze the site, with a head if there is none
+//	frozen WHY          freeze the site, which has a head
+//	unfrozen            lift it
 //	committed RELEASE   write a head that has committed to RELEASE, and its log
 func TestScripts(t *testing.T) {
 	s3, dynamo := testenv.S3(t), testenv.DynamoDB(t)
@@ -48,7 +49,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"push": cmdPush, "made": cmdMade, "objects": cmdObjects, "put": cmdPut, "json": cmdJSON,
-			"frozen": cmdFrozen, "committed": cmdCommitted,
+			"frozen": cmdFrozen, "unfrozen": cmdUnfrozen, "committed": cmdCommitted,
 		},
 	})
 }
@@ -117,6 +118,14 @@ func cmdFrozen(ts *testscript.TestScript, _ bool, args []string) {
 	h, _, err := l.Head(context.Background(), true)
 	ts.Check(err)
 	_, err = l.Request(context.Background(), h, fleet.Item{"frozen": fleet.Item{"by": "maria", "why": args[0], "until": int64(0)}})
+	ts.Check(err)
+}
+
+func cmdUnfrozen(ts *testscript.TestScript, _ bool, _ []string) {
+	l := fleet.NewLedger(scriptTable(ts), ts.Getenv("BUCKET")+"/shop", func() string { return "u" })
+	h, _, err := l.Head(context.Background(), true)
+	ts.Check(err)
+	_, err = l.Request(context.Background(), h, fleet.Item{}, "frozen")
 	ts.Check(err)
 }
 

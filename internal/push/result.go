@@ -107,7 +107,7 @@ func (r *Result) err() error {
 		return kind{errConflict, fmt.Errorf("%s: superseded: %s", what, reason)}
 	case TimedOut:
 		return kind{errTimeout, advise(fmt.Errorf("%s: %s", what, reason),
-			"it may still go live; `push -abort`, where the version has it, or a push of something else stops it; `push -status` shows what it waits for")}
+			"it may still go live; `push -abort` stops it, `push -status` shows what it waits for")}
 	case "":
 		return errors.New(what + ": no outcome")
 	}

@@ -69,8 +69,10 @@ func TestScanTakesWhatWillBeARelease(t *testing.T) {
 			tree: map[string]string{"real/x": "1", "dir": "-> real", "sub/file": "-> ../real/x"}, want: "dir/x real/x sub/file",
 		},
 		"git and ignored files are left out": {
-			tree: map[string]string{".git/HEAD": "1", "sub/.git": "gitdir: x", "a.log": "1", "tmp/x": "1", "x": "1",
-				".deployignore": "tmp/\n.deployignore\n"},
+			tree: map[string]string{
+				".git/HEAD": "1", "sub/.git": "gitdir: x", "a.log": "1", "tmp/x": "1", "x": "1",
+				".deployignore": "tmp/\n.deployignore\n",
+			},
 			config: config.Config{Ignore: []string{"*.log"}}, want: "x",
 		},
 		"what is ignored is not looked at": {
