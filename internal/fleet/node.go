@@ -304,7 +304,7 @@ func (n *Node) enter() {
 	if (n.phase == Join || n.phase == Out && !n.head.State.Open()) && current {
 		n.setPhase(Serve)
 	}
-	if n.phase != Serve || n.inService || n.serveMark < 0 || n.strongReads <= n.serveMark && weak != "M2" {
+	if n.phase != Serve || n.inService || n.serveMark < 0 || n.strongReads <= n.serveMark {
 		return
 	}
 	votedHere := n.acked.voted(n.head, true)
@@ -365,6 +365,7 @@ func (n *Node) beat(ctx context.Context) {
 	if n.phase == Serve && n.serveMark < 0 {
 		n.serveMark = n.strongReads
 		n.strong, n.headAt = true, 0
+		n.inService = weak == "M2" // the head was read before phase serve was written: too early
 	}
 }
 

@@ -167,6 +167,8 @@ func (b *box) stage(want fleet.Want, finish func(time.Duration, func())) {
 	took := w.between(20*time.Millisecond, 40*time.Second)
 	if b.disk[id] {
 		took = 20 * time.Millisecond
+	} else if w.busy {
+		took = w.between(20*time.Millisecond, 500*time.Millisecond)
 	}
 	switch weakened() {
 	case "M9": // the vote before the stage is complete
