@@ -34,12 +34,10 @@ type box struct {
 	disk   map[release.ID]bool
 	active release.ID
 
-	job        *fleet.Want
-	pollAt     time.Duration
-	inService  bool // as the node last said
-	lastBeat   time.Duration
-	decided    map[int64]release.ID // commits that were durably decided here
-	flippedFor map[release.ID]bool
+	job       *fleet.Want
+	pollAt    time.Duration
+	inService bool                 // as the node last said
+	decided   map[int64]release.ID // commits that were durably decided here
 }
 
 var errOutage = fmt.Errorf("outage: %w", fleet.ErrUnavailable)

@@ -99,8 +99,11 @@ func TestFaultsOfReads(t *testing.T) {
 		err   error
 		value fleet.Value
 	}{
-		{None, nil, int64(2)}, {Stale, nil, int64(1)}, {Throttle, fleet.ErrThrottled, nil},
-		{LoseRequest, fleet.ErrUnavailable, nil}, {LoseReply, fleet.ErrUnavailable, nil},
+		{None, nil, int64(2)},
+		{Stale, nil, int64(1)},
+		{Throttle, fleet.ErrThrottled, nil},
+		{LoseRequest, fleet.ErrUnavailable, nil},
+		{LoseReply, fleet.ErrUnavailable, nil},
 	} {
 		fault = c.fault
 		it, err := f.Get(t.Context(), key, false)

@@ -10,9 +10,11 @@ import (
 func eq(attr string, v fleet.Value) fleet.Cond {
 	return fleet.Compare{Attr: attr, Op: fleet.Eq, Value: v}
 }
+
 func ne(attr string, v fleet.Value) fleet.Cond {
 	return fleet.Compare{Attr: attr, Op: fleet.Ne, Value: v}
 }
+
 func lt(attr string, v fleet.Value) fleet.Cond {
 	return fleet.Compare{Attr: attr, Op: fleet.Lt, Value: v}
 }
