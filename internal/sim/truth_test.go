@@ -16,6 +16,7 @@ type truth struct {
 	commits   map[int64]fleet.Head
 	beats     map[string]time.Duration // true time of the last beat that landed
 	woke      map[string]time.Duration // true time of the last beat that ended a silence
+	led       map[string]time.Duration // true time of the last beat on the head, by coordinator
 	rows      map[string]fleet.Member  // as the table has them
 	excluded  map[int64]map[string]bool
 	votes     map[string]int64 // highest epoch voted yes, by instance
@@ -23,7 +24,7 @@ type truth struct {
 
 func newTruth(w *world) truth {
 	return truth{
-		w: w, decisions: map[int64]fleet.EpochState{}, commits: map[int64]fleet.Head{}, beats: map[string]time.Duration{}, woke: map[string]time.Duration{},
+		w: w, decisions: map[int64]fleet.EpochState{}, commits: map[int64]fleet.Head{}, beats: map[string]time.Duration{}, woke: map[string]time.Duration{}, led: map[string]time.Duration{},
 		rows: map[string]fleet.Member{}, excluded: map[int64]map[string]bool{}, votes: map[string]int64{},
 	}
 }
@@ -98,6 +99,9 @@ func (t *truth) voteWritten(by sender, was, m fleet.Member) {
 func (t *truth) headWritten(by sender, h fleet.Head) {
 	was := t.head
 	t.head = h
+	if h.Coordinator == by.id {
+		t.led[by.id] = t.w.now
+	}
 	if h.Epoch != was.Epoch || h.State != was.State || h.Fence != was.Fence {
 		t.w.note("head by %s: epoch %d %s %s fence %d %s", by.id, h.Epoch, h.State, h.Release, h.Fence, h.Reason)
 	}
@@ -159,6 +163,9 @@ func (t *truth) committed(h fleet.Head) {
 		// A silence that ends between the coordinator's sweep and its decision was one: the member finds the commit when
 		// it reads the head.
 		silent := t.w.now-t.beats[b.id] > 30*time.Second || t.row(b.id).Missed > 0 || t.w.now-t.woke[b.id] < 5*time.Second
+		// The lease of a coordinator that was replaced runs from its last beat on the head.
+		led, was := t.led[b.id]
+		silent = silent || was && h.Coordinator != b.id && t.w.now-led > 30*time.Second && t.w.now-t.beats[b.id] > 12*time.Second
 		left := m.Phase == fleet.Leaving || m.Phase == fleet.Out || m.Vote.Epoch == h.Epoch
 		t.excluded[h.Epoch][b.id] = true
 		if b.up && b.inService && !silent && !left {
