@@ -105,7 +105,8 @@ func New(p Parts) (*Agent, error) {
 		Incarnation: p.Token(), Ledger: fleet.NewLedger(p.Table, p.Config.Scope(), p.Token),
 		Journal: journal{p.Disk}, State: state, Clock: p.Clock, Random: p.Random,
 		PollInterval: p.Config.PollInterval, PrepareTimeout: p.Config.PrepareTimeout, LookAgain: p.Config.PointerInterval,
-		Log: log.With("component", "fleet"),
+		Proof: p.Config.Opcache.Effective() != config.Off,
+		Log:   log.With("component", "fleet"),
 	})
 	active, err := p.Disk.Active()
 	if err != nil {

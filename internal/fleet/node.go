@@ -25,6 +25,7 @@ type Options struct {
 	PollInterval                   time.Duration  // between reads of the head while nothing is open
 	PrepareTimeout                 time.Duration  // from the opening, or a take-over, to the abort
 	LookAgain                      time.Duration  // until a pointer whose release is not complete is looked at again
+	Proof                          bool           // settling asks PHP itself: shown in the row
 	Log                            *slog.Logger
 }
 
@@ -330,6 +331,7 @@ func (n *Node) compose() {
 	r := &n.row
 	r.Instance, r.Group, r.Zone, r.Version = n.o.Instance, n.o.Group, n.o.Zone, n.o.Version
 	r.Incarnation, r.Phase, r.Vote = n.o.Incarnation, n.phase, n.state.Vote
+	r.Proof = n.o.Proof
 	r.Failed, r.Error, r.Seen = n.state.Failed, n.state.Error, n.o.Clock.Now().Unix()
 	r.Active = Active{} // between the flip and its proof nothing is claimed
 	if f := n.state.Flipped; f.Epoch > 0 && n.state.Settled == f.Epoch {

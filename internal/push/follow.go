@@ -259,6 +259,7 @@ func (w *watcher) finish(r *Result, outcome Outcome, reason string) {
 		switch {
 		case m.Active.Epoch == epoch:
 			r.Members++
+			r.unproven = r.unproven || !m.Proof
 			last = max(last, m.Active.At)
 			if first == 0 || m.Active.At < first {
 				first = m.Active.At

@@ -43,6 +43,7 @@ type Result struct {
 	FlipSpreadMS int64  `json:"flip_spread_ms"`
 	Reason       string `json:"reason"` // of an abort; of what is wrong although it is live
 
+	unproven  bool // an instance that serves it does not ask PHP
 	unhealthy bool // done, but the fleet does not call it good
 	began     time.Time
 }
@@ -50,8 +51,8 @@ type Result struct {
 // end prints the last line, or the object, and turns the outcome into an error where it is none to be happy with.
 func (s *session) end(r *Result) error {
 	if line := r.line(); line != "" {
-		if r.Outcome == Done && len(s.cfg.Opcache.URL) == 0 {
-			line += "; PHP not verified" // without a url nothing proves what it serves
+		if r.unproven {
+			line += "; PHP not verified" // an instance without opcache.url cannot prove what it serves
 		}
 		s.say("%s", line)
 	}
