@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -75,6 +76,7 @@ func Load(ctx context.Context, o Options) (aws.Config, error) {
 	if cfg.Region == "" {
 		return aws.Config{}, fmt.Errorf("load AWS config: %w", &Error{Which: ErrNoRegion, Advice: adviceRegion})
 	}
+	cfg.HTTPClient = reader{cfg.HTTPClient}
 	cfg.Credentials = &provider{CredentialsProvider: cfg.Credentials, profile: profile}
 	return cfg, nil
 }
@@ -150,6 +152,20 @@ func httpClient() *awshttp.BuildableClient {
 			t.MaxIdleConnsPerHost = idlePerHost
 			t.MaxIdleConns = 2 * idlePerHost
 		})
+}
+
+// reader sends requests whose bodies are only read, never asked to write themselves. The SDK closes a body
+// when the answer's head is there; net/http may look once more whether the body has ended, and the SDK's
+// WriteTo then says io.EOF, which counts as a failed request: the connection is closed while the answer is
+// still being read. Read says io.EOF too, and there it is right. On a busy machine this was seen with
+// DynamoDB as "use of closed network connection".
+type reader struct{ aws.HTTPClient }
+
+func (c reader) Do(r *http.Request) (*http.Response, error) {
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = struct{ io.ReadCloser }{r.Body}
+	}
+	return c.HTTPClient.Do(r)
 }
 
 // provider makes every failure to get credentials an *Error, wherever the request came from.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -321,5 +322,38 @@ func TestConfigFileThatCannotBeReadIsNamed(t *testing.T) {
 	_, err := Load(t.Context(), Options{Region: "eu-west-1"})
 	if err == nil || !strings.Contains(err.Error(), file) || Hint(err) != "" {
 		t.Errorf("got %v, hint %q", err, Hint(err))
+	}
+}
+
+// closed is a body as the SDK leaves it behind: all was read, and writing it says so as an error.
+type closed struct{ io.Reader }
+
+func (closed) Close() error                     { return nil }
+func (closed) WriteTo(io.Writer) (int64, error) { return 0, io.EOF }
+
+func TestBodyThatTheSDKHasClosedDoesNotBreakTheConnection(t *testing.T) {
+	machine(t, "")
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(w, r.Body); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	cfg, err := Load(t.Context(), Options{OwnEndpoints: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL, closed{strings.NewReader("text")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.ContentLength = 4 // as the SDK does: net/http then looks whether the body has more
+	resp, err := cfg.HTTPClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if text, err := io.ReadAll(resp.Body); err != nil || string(text) != "text" {
+		t.Errorf("%q, %v", text, err)
 	}
 }

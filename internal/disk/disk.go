@@ -17,7 +17,7 @@
 //
 // # Order of durable steps
 //
-//	Put …, Complete, hooks, syncfs, index, rename to the release's name, fsync the root      (Publish)
+//	links, Put …, Complete, hooks, syncfs, index, rename to the release's name, fsync the root      (Publish)
 //	previous link, rename the temporary link over active, fsync the root                     (Flip)
 //
 // The index is durable before the name: a crash in between leaves an index without a directory, which
@@ -33,12 +33,27 @@
 // previous is set before active: a crash in between leaves both naming the old release, and the flip
 // done again puts that right. The other order would lose which release was left.
 //
+// # Two layouts
+//
+// A plain release is built from a listing of files ([Disk.Stage]), a packed one from a manifest
+// ([Disk.StageManifest]), which also knows each file's SHA-256, empty directories and symlinks. Both end as
+// the same: directories 0755, files 0644 or 0755, of one owner, with the mtime that every instance gives
+// them (a directory's own mtime is when it was made).
+//
+// What a packed release shares with one on this disk is a hard link to it: the inode of a released file
+// is never written to, nor its owner or mode changed, by anybody. A base file is believed by its index
+// (device, inode, size, mtime, mode), else by its hash; a damaged one is left as it is and its content
+// fetched into a new inode. A hook that writes to a shared file in place has spoilt the older release:
+// its own release is refused.
+//
 // # Trust
 //
-// Every name goes through an [os.Root], of the staging directory for what a release brings; files are
-// created with O_EXCL, nothing existing is opened for writing, and links are never followed. An owner or
-// mode is only set on an inode made here, through its descriptor. What is written is one filesystem;
-// directories with a mount below are not removed.
+// Names that a release brings are taken part by part: each directory is opened below the staging
+// directory's descriptor with openat2(2), which refuses links and "..", and what is in it is made, linked,
+// looked at and removed by its single name relative to that. Rare steps go through an [os.Root] instead.
+// Files are created with O_EXCL, nothing existing is opened for writing, and links are never followed;
+// a release's own links are made last. An owner or mode is only set on an inode made here, through its
+// descriptor. What is written is one filesystem; directories with a mount below are not removed.
 package disk
 
 import (
@@ -93,8 +108,11 @@ type Disk struct {
 	staging map[release.ID]bool
 	stateMu sync.Mutex // held while state files change
 
-	// The two calls that make things durable, replaced by tests.
+	shares bool // releases may share inodes: not when the user that hooks and PHP run as owns them
+
+	// The two calls that make things durable, and the one that shares inodes, replaced by tests.
 	fsync, syncfs func(*os.File) error
+	link          func(fromDir int, from string, toDir int, to string) error
 }
 
 // Open locks the root and the state directory and checks that releases can be kept there: both are
@@ -105,11 +123,17 @@ func Open(o Options) (*Disk, error) {
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
-	d := &Disk{opt: o, log: o.Logger, staging: map[release.ID]bool{},
-		fsync: (*os.File).Sync, syncfs: func(f *os.File) error { return unix.Syncfs(int(f.Fd())) }}
+	d := &Disk{
+		opt: o, log: o.Logger, staging: map[release.ID]bool{},
+		fsync: (*os.File).Sync, syncfs: func(f *os.File) error { return unix.Syncfs(int(f.Fd())) },
+		link: func(fromDir int, from string, toDir int, to string) error {
+			return unix.Linkat(fromDir, from, toDir, to, 0)
+		},
+	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
+	d.shares = d.opt.Owner.UID == 0 || d.opt.Owner.UID != d.opt.WebUser.UID
 	if err := d.start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open disk: %w", err), d.Close())
 	}

@@ -27,8 +27,10 @@ var (
 	ErrContent = errors.New("content is not what the listing says") // size, digest, type
 )
 
-var machine = []error{ErrNoSpace, ErrReadOnly, ErrSync, ErrSharedMissing, ErrDamaged,
-	ErrMounted, ErrState, ErrLocked, ErrActiveNotLink}
+var machine = []error{
+	ErrNoSpace, ErrReadOnly, ErrSync, ErrSharedMissing, ErrDamaged,
+	ErrMounted, ErrState, ErrLocked, ErrActiveNotLink,
+}
 
 // Fault says whether err is about this machine (disk, space, permissions, a shared target) and not about
 // the release. It is false for what a reader given to [Stage.Put] failed with: its owner knows better.

@@ -1,184 +1,138 @@
 package disk
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
-	"os"
 	"path"
-	"path/filepath"
-	"runtime"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 
-	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"s3pulldeploy/internal/release"
 )
 
 // index is what a release looked like when it was published, hooks included, without what lies in its
-// writable directories. On disk it is a state file: a line of JSON and a line an entry.
+// writable directories. Entries are in the order of [release.ComparePaths].
 type index struct {
 	header
 	entries []entry
 }
 
 type header struct {
+	Format   int        `json:"format"`
 	Release  release.ID `json:"release"`
 	Digest   string     `json:"digest"` // of the listing
 	Built    int64      `json:"built"`  // Unix seconds
 	Device   uint64     `json:"device"`
+	Entries  int        `json:"entries"`
 	identity            // of the release's directory: what makes it ours
 }
 
 // entry is one file (f), directory (d), writable directory (w) or link (l). Links and directories are
 // compared by what they are; files by inode, size, time and mode, and where only the inode (or the
-// device, after a restore or with a renumbered disk) is another, by content.
+// device, after a restore or with a renumbered disk) is another, by content. Not by ctime: each link to an
+// inode, which a later release makes, changes it.
 type entry struct {
-	kind  byte
-	mode  uint32 // as stat has it
-	inode uint64
-	size  int64
-	mtime int64  // Unix nanoseconds
-	extra string // a file's SHA-256, a link's target
-	path  string
+	kind   byte
+	mode   uint32 // as stat has it
+	inode  uint64
+	size   int64
+	mtime  int64       // Unix nanoseconds
+	sum    release.Sum // of a file
+	target string      // of a link
+	path   string
 }
 
-func newEntry(n node, writable []string) (entry, error) {
-	st := stat(n.info)
-	e := entry{kind: 'f', mode: st.Mode, inode: st.Ino, size: n.info.Size(), mtime: n.info.ModTime().UnixNano(), path: n.path}
-	switch {
-	case n.info.Mode().IsRegular():
-	case n.info.IsDir() && below(n.path, writable):
-		e.kind = 'w'
-	case n.info.IsDir():
-		e.kind = 'd'
-	case n.info.Mode().Type() == fs.ModeSymlink:
-		target, err := n.dir.Readlink(n.name)
-		if err != nil {
-			return e, blame(err)
+// entry is what the index shall say of something found in the tree, still without content or target.
+func (s *Stage) entry(f *seen) (entry, error) {
+	e := entry{kind: 'f', mode: f.mode, inode: f.inode, size: f.size, mtime: f.mtime, path: f.path}
+	switch f.mode & unix.S_IFMT {
+	case unix.S_IFREG:
+	case unix.S_IFLNK:
+		e.kind = 'l'
+	case unix.S_IFDIR:
+		if e.kind = 'd'; below(f.path, s.d.opt.Writable) {
+			e.kind = 'w'
 		}
-		e.kind, e.extra = 'l', target
 	default:
-		return e, fmt.Errorf("%q: neither file, directory nor link: %w", n.path, ErrContent)
+		return e, fmt.Errorf("%q: neither file, directory nor link: %w", path.Join(s.Dir(), f.path), ErrContent)
 	}
 	return e, nil
 }
 
 // index takes stock of the staged tree. Files that are as they were verified keep their digest, others
-// (a hook's) are hashed.
+// (a hook's) are hashed. A file that a hook changed in place while an older release shares it has spoilt
+// that one: this one is refused ([ErrContent]).
 func (s *Stage) index(ctx context.Context) (*index, error) {
-	top, err := s.tree.Stat(".")
-	if err != nil {
-		return nil, blame(err)
-	}
 	self, err := s.d.identify(incomingPrefix + string(s.id))
 	if err != nil {
 		return nil, err
 	}
-	ix := &index{header: header{Release: s.id, Digest: s.digest, Built: time.Now().Unix(), Device: stat(top).Dev, identity: self}}
-	err = walk(s.tree, "", func(n node) error {
-		e, err := newEntry(n, s.d.opt.Writable)
-		if err != nil {
-			return errors.Join(err, ctx.Err())
-		}
-		if e.kind == 'f' {
-			if k, ok := s.done[n.path]; ok && k == knownAs(n.info, k.sum) {
-				e.extra = k.sum
-			} else if e.extra, err = hashFile(n.dir, n.name, n.info, ""); err != nil {
-				return err
-			}
-		}
-		ix.entries = append(ix.entries, e)
-		if e.kind == 'w' {
-			return fs.SkipDir
-		}
-		return ctx.Err()
-	})
-	return ix, err
-}
-
-func indexFile(id release.ID) string { return string(id) + ".index" }
-
-func (d *Disk) writeIndex(ix *index) error {
-	head, err := json.Marshal(ix.header)
-	if err != nil {
-		return err
+	var top unix.Stat_t
+	if err := unix.Fstat(int(s.top.Fd()), &top); err != nil {
+		return nil, s.folder().blame("stat", "", err)
 	}
-	data := append(head, '\n')
-	for _, e := range ix.entries {
-		data = append(data, e.kind, ' ')
-		data = strconv.AppendUint(data, uint64(e.mode), 8)
-		data = fmt.Appendf(data, " %d %d %d ", e.inode, e.size, e.mtime)
-		data = append(append(data, url.PathEscape(e.extra)...), ' ')
-		data = append(append(data, url.PathEscape(e.path)...), '\n')
-	}
-	return d.replaceState(indexFile(ix.Release), data)
-}
-
-func (d *Disk) readIndex(id release.ID) (*index, error) {
-	data, err := d.readState(indexFile(id))
+	found, err := scan(s.folder(), noTrust, func(dir string) bool { return below(dir, s.d.opt.Writable) })
 	if err != nil {
 		return nil, err
 	}
-	head, data, _ := bytes.Cut(data, []byte("\n"))
-	ix := &index{entries: make([]entry, 0, bytes.Count(data, []byte("\n")))}
-	err = json.Unmarshal(head, &ix.header)
-	for line := range strings.Lines(string(data)) {
-		var e entry
-		e, bad := parseEntry(strings.TrimSuffix(line, "\n"))
-		ix.entries, err = append(ix.entries, e), errors.Join(err, bad)
+	ix := &index{
+		header:  header{Format: indexFormat, Release: s.id, Digest: s.digest, Built: time.Now().Unix(), Device: top.Dev, identity: self},
+		entries: make([]entry, len(found)),
 	}
-	if err != nil || ix.Release != id {
-		return nil, fmt.Errorf("load state %q: %w: %w", d.statePath(indexFile(id)), ErrState, err)
+	var unknown []int
+	n := 0
+	for i := range found {
+		f := &found[i]
+		if ix.entries[i], err = s.entry(f); err != nil {
+			return nil, err
+		}
+		for n < len(s.plan.entries) && release.ComparePaths(s.plan.entries[n].Path, f.path) < 0 {
+			n++
+		}
+		k := known{}
+		if n < len(s.plan.entries) && s.plan.entries[n].Path == f.path {
+			k = s.done[n]
+		}
+		switch kind := ix.entries[i].kind; {
+		case kind == 'f' && k.is(f):
+			ix.entries[i].sum = k.sum
+		case kind == 'f' && k.shared && k.inode == f.inode:
+			return nil, fmt.Errorf("%q: changed in place by a hook, and an older release shares it: %w", path.Join(s.Dir(), f.path), ErrContent)
+		case kind == 'f' || kind == 'l':
+			unknown = append(unknown, i)
+		}
 	}
-	return ix, nil
+	return ix, s.study(ctx, ix, found, unknown)
 }
 
-func parseEntry(line string) (e entry, err error) {
-	f := strings.Split(line, " ")
-	if len(f) != 7 || len(f[0]) != 1 {
-		return e, fmt.Errorf("index line %q", line)
-	}
-	e.kind = f[0][0]
-	mode, err1 := strconv.ParseUint(f[1], 8, 32)
-	inode, err2 := strconv.ParseUint(f[2], 10, 64)
-	size, err3 := strconv.ParseInt(f[3], 10, 64)
-	mtime, err4 := strconv.ParseInt(f[4], 10, 64)
-	extra, err5 := url.PathUnescape(f[5])
-	name, err6 := url.PathUnescape(f[6])
-	e.mode, e.inode, e.size, e.mtime, e.extra, e.path = uint32(mode), inode, size, mtime, extra, name
-	return e, errors.Join(err1, err2, err3, err4, err5, err6)
-}
-
-// readHeader reads the first lines of an index, without the checksum over all of it.
-func (d *Disk) readHeader(id release.ID) (header, error) {
-	var h header
-	f, err := d.state.Open(indexFile(id))
-	if err != nil {
-		return h, blame(err)
-	}
-	defer f.Close()
-	r := bufio.NewReader(f)
-	if _, err := r.ReadSlice('\n'); err != nil {
-		return h, fmt.Errorf("load state %q: %w: %w", d.statePath(indexFile(id)), ErrState, err)
-	}
-	line, err := r.ReadSlice('\n')
-	if err == nil {
-		err = json.Unmarshal(line, &h)
-	}
-	if err != nil {
-		return h, fmt.Errorf("load state %q: %w: %w", d.statePath(indexFile(id)), ErrState, err)
-	}
-	return h, nil
+// study reads the files and links of the index that nothing is known of yet.
+func (s *Stage) study(ctx context.Context, ix *index, found []seen, unknown []int) error {
+	dirs := byDirectory(len(unknown), func(i int) (string, bool) { return found[unknown[i]].path, true })
+	return each(len(dirs), func(n int) error {
+		in, err := s.folder().enter(dirs[n].path)
+		if err != nil {
+			return err
+		}
+		defer in.close()
+		for _, u := range dirs[n].members {
+			e := &ix.entries[unknown[u]]
+			_, name := split(e.path)
+			if e.kind == 'l' {
+				e.target, err = in.readlink(name)
+			} else {
+				e.sum, err = in.hash(name, &found[unknown[u]], "")
+			}
+			if err = errors.Join(err, ctx.Err()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // owns says whether what has the release's name is the directory that we published. In doubt it is not.
@@ -233,7 +187,12 @@ func (d *Disk) verified(id release.ID) (*index, error) {
 		return nil, err
 	}
 	defer tree.Close()
-	moved, err := ix.verify(tree)
+	dir, err := tree.Open(".")
+	if err != nil {
+		return nil, blame(err)
+	}
+	defer dir.Close()
+	moved, err := ix.verify(folder{int(dir.Fd()), d.Path(id)})
 	if err != nil {
 		return nil, err
 	}
@@ -245,88 +204,78 @@ func (d *Disk) verified(id release.ID) (*index, error) {
 	return ix, nil
 }
 
-// verify compares the tree with the index, a directory at a time. It says whether inodes have moved, and
-// the index then has the new ones.
-func (ix *index) verify(tree *os.Root) (bool, error) {
-	top, err := tree.Stat(".")
-	if err != nil {
-		return false, blame(err)
+// verify compares the tree with the index, several directories at a time. It says whether inodes have
+// moved, and the index then has the new ones.
+func (ix *index) verify(top folder) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(top.fd, &st); err != nil {
+		return false, top.blame("stat", "", err)
 	}
-	otherDevice := stat(top).Dev != ix.Device
+	otherDevice := st.Dev != ix.Device
+	ix.Device = st.Dev
 	var moved atomic.Bool
 	moved.Store(otherDevice)
-	ix.Device = stat(top).Dev
-	inDir := map[string][]*entry{}
-	for i := range ix.entries {
-		dir := path.Dir(ix.entries[i].path)
-		inDir[dir] = append(inDir[dir], &ix.entries[i])
-	}
-	var work errgroup.Group
-	work.SetLimit(runtime.GOMAXPROCS(0))
-	for name, entries := range inDir {
-		work.Go(func() error {
-			dir, err := tree.OpenRoot(name)
+	dirs := byDirectory(len(ix.entries), func(i int) (string, bool) { return ix.entries[i].path, true })
+	err := each(len(dirs), func(n int) error {
+		in, err := top.enter(dirs[n].path)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
+		defer in.close()
+		for _, i := range dirs[n].members {
+			renewed, err := ix.entries[i].verify(in, otherDevice)
 			if err != nil {
-				return fmt.Errorf("%q: %w: %w", filepath.Join(tree.Name(), name), ErrDamaged, blame(err))
+				return err
 			}
-			defer dir.Close()
-			for _, e := range entries {
-				renewed, err := e.verify(dir, otherDevice)
-				if err != nil {
-					return err
-				}
-				if renewed {
-					moved.Store(true)
-				}
+			if renewed {
+				moved.Store(true)
 			}
-			return nil
-		})
-	}
-	err = work.Wait()
+		}
+		return nil
+	})
 	return moved.Load(), err
 }
 
 // verify compares one entry of dir; it says whether the entry has changed inode (and is updated).
-func (e *entry) verify(dir *os.Root, rehash bool) (bool, error) {
-	name := path.Base(e.path)
+func (e *entry) verify(dir folder, rehash bool) (bool, error) {
+	_, name := split(e.path)
 	damaged := func(what string) error {
-		return fmt.Errorf("%q: %s: %w", filepath.Join(dir.Name(), name), what, ErrDamaged)
+		return fmt.Errorf("%q: %s: %w", path.Join(dir.name, name), what, ErrDamaged)
 	}
-	info, err := dir.Lstat(name)
+	is, err := dir.look(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, damaged("missing")
 	}
 	if err != nil {
-		return false, blame(err)
+		return false, err
 	}
-	st := stat(info)
-	if st.Mode&syscall.S_IFMT != e.mode&syscall.S_IFMT {
+	if is.mode&unix.S_IFMT != e.mode&unix.S_IFMT {
 		return false, damaged("of another type")
 	}
-	if e.kind != 'w' && st.Mode != e.mode {
+	if e.kind != 'w' && is.mode != e.mode {
 		return false, damaged("another mode")
 	}
 	switch e.kind {
 	case 'l':
-		if target, err := dir.Readlink(name); err != nil || target != e.extra {
+		if target, err := dir.readlink(name); err != nil || target != e.target {
 			return false, damaged("another target")
 		}
 	case 'f':
-		if info.Size() != e.size {
+		if is.size != e.size {
 			return false, damaged("another size")
 		}
-		if info.ModTime().UnixNano() != e.mtime {
+		if is.mtime != e.mtime {
 			return false, damaged("another time")
 		}
-		if rehash || st.Ino != e.inode {
-			if _, err := hashFile(dir, name, info, Digest(e.extra)); errors.Is(err, ErrContent) {
+		if rehash || is.inode != e.inode {
+			if _, err := dir.hash(name, &is, Digest(e.sum.String())); errors.Is(err, ErrContent) {
 				return false, damaged("another content")
 			} else if err != nil {
 				return false, err
 			}
 		}
 	}
-	renewed := st.Ino != e.inode
-	e.inode = st.Ino
+	renewed := is.inode != e.inode
+	e.inode = is.inode
 	return renewed, nil
 }

@@ -9,21 +9,26 @@ import (
 	"os"
 	"path"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"s3pulldeploy/internal/release"
 )
 
-// Complete checks that the tree is exactly the listing, and adds what the options say: writable
-// directories, shared links ([ErrSharedMissing] names a target that is not there; nothing is added
-// then), the stamp. Afterwards hooks may change the tree, until Publish.
+// Complete checks that the tree is exactly the listing, and adds the release's symlinks and what the options
+// say: writable directories, shared links ([ErrSharedMissing] names a target that is not there; nothing is
+// added then), the stamp. Afterwards hooks may change the tree, until Publish; but a file that an older
+// release shares must be replaced, not written to. After [ErrSync] the tree is gone, as with Publish.
 func (s *Stage) Complete() error {
+	if err := s.settle(); err != nil {
+		return fmt.Errorf("complete release %s: %w", s.id, s.lost(err))
+	}
 	err := s.exact()
 	if err == nil {
 		err = s.d.CheckShared()
 	}
-	for _, add := range []func() error{s.addWritable, s.addShared, s.addStamp} {
+	for _, add := range []func() error{s.addLinks, s.addWritable, s.addShared, s.addStamp} {
 		if err == nil {
 			err = add()
 		}
@@ -46,27 +51,53 @@ func (d *Disk) CheckShared() error {
 	return nil
 }
 
-// exact compares the tree with the listing: all there as it was written, and nothing else.
+// exact compares the tree with what is known of it: all there as it was verified, and nothing else. Of an
+// inode that is shared only the name is looked at: written to meanwhile, Publish refuses it.
 func (s *Stage) exact() error {
-	if missing := s.Missing(); len(missing) > 0 {
-		return fmt.Errorf("%d files are missing, the first is %q: %w", len(missing), missing[0].Path, ErrContent)
-	}
-	seen := 0
-	err := walk(s.tree, "", func(n node) error {
-		if n.info.IsDir() && s.dirs[n.path] {
-			return nil
+	missing, first := 0, ""
+	for i := range s.plan.entries {
+		if s.plan.entries[i].Kind == release.File && s.done[i].inode == 0 {
+			if missing++; first == "" {
+				first = s.plan.entries[i].Path
+			}
 		}
-		k, ours := s.done[n.path]
-		if !ours || !n.info.Mode().IsRegular() || k != knownAs(n.info, k.sum) {
-			return fmt.Errorf("%q: put there or altered by somebody else: %w", path.Join(s.Dir(), n.path), ErrDamaged)
-		}
-		seen++
-		return nil
-	})
-	if err == nil && seen != len(s.done) {
-		err = fmt.Errorf("%q: %d of %d files were removed: %w", s.Dir(), len(s.done)-seen, len(s.done), ErrDamaged)
 	}
-	return err
+	if missing > 0 {
+		return fmt.Errorf("%d files are missing, the first is %q: %w", missing, first, ErrContent)
+	}
+	found, err := scan(s.folder(), s.sharedAs, func(string) bool { return false })
+	if err != nil {
+		return err
+	}
+	n := 0
+	for i := range s.plan.entries {
+		k := &s.done[i]
+		if k.inode == 0 { // a link, or left out for a shared one
+			continue
+		}
+		p := s.plan.entries[i].Path
+		if n == len(found) || release.ComparePaths(found[n].path, p) > 0 {
+			return fmt.Errorf("%q: removed by somebody else: %w", path.Join(s.Dir(), p), ErrDamaged)
+		}
+		if found[n].path != p || !k.is(&found[n]) {
+			break
+		}
+		n++
+	}
+	if n < len(found) {
+		return fmt.Errorf("%q: put there or altered by somebody else: %w", path.Join(s.Dir(), found[n].path), ErrDamaged)
+	}
+	return nil
+}
+
+// sharedAs says how the shared file p looked when it was linked, if this is still its inode.
+func (s *Stage) sharedAs(p string, inode uint64) (seen, bool) {
+	i, ok := s.plan.find(p)
+	if !ok || !s.done[i].shared || s.done[i].inode != inode {
+		return seen{}, false
+	}
+	k := &s.done[i]
+	return seen{path: p, mode: k.mode, uid: k.uid, gid: k.gid, inode: inode, size: k.size, mtime: k.mtime}, true
 }
 
 func (s *Stage) addWritable() error {
@@ -113,15 +144,19 @@ func (s *Stage) addStamp() error {
 	if err == nil {
 		err = own(f, s.d.opt.Owner, 0o644)
 	}
-	if err == nil && !s.plan.mtime.IsZero() {
-		err = s.tree.Chtimes(p, s.plan.mtime, s.plan.mtime)
+	if err == nil && s.plan.mtime > 0 {
+		at := time.Unix(0, s.plan.mtime)
+		err = s.tree.Chtimes(p, at, at)
 	}
 	return blame(errors.Join(err, f.Close()))
 }
 
 // makeDirs makes directory p of the tree and those above it, where they are not there yet.
 func (s *Stage) makeDirs(p string) error {
-	if p == "." || s.dirs[p] {
+	if p == "." || s.added[p] {
+		return nil
+	}
+	if i, ok := s.plan.find(p); ok && s.done[i].inode != 0 {
 		return nil
 	}
 	if err := s.makeDirs(path.Dir(p)); err != nil {
@@ -130,16 +165,8 @@ func (s *Stage) makeDirs(p string) error {
 	if err := makeDir(s.tree, p, s.dirOwner(p)); err != nil {
 		return err
 	}
-	s.dirs[p] = true
+	s.added[p] = true
 	return nil
-}
-
-// dirOwner is the web user for the writable directories and the directories in them.
-func (s *Stage) dirOwner(p string) User {
-	if below(p, s.d.opt.Writable) {
-		return s.d.opt.WebUser
-	}
-	return s.d.opt.Owner
 }
 
 // Publish makes the completed tree durable, writes its index and gives it the release's name. Something
@@ -162,7 +189,7 @@ func (s *Stage) publish(ctx context.Context) error {
 		return err
 	}
 	if err := s.d.syncfs(s.sync); err != nil {
-		return errors.Join(fmt.Errorf("sync %q: %w: %w", s.Dir(), ErrSync, err), s.discard())
+		return s.lost(err)
 	}
 	s.d.mu.Lock()
 	defer s.d.mu.Unlock()
@@ -232,6 +259,15 @@ func (s *Stage) Close() error {
 	}
 	s.closed = true
 	var errs []error
+	if err := s.settle(); err != nil { // nobody may continue from this
+		errs = append(errs, s.lost(err))
+	}
+	for _, p := range s.parts {
+		errs = append(errs, p.out.Close())
+	}
+	if s.top != nil {
+		errs = append(errs, s.top.Close())
+	}
 	if s.tree != nil {
 		errs = append(errs, s.tree.Close())
 	}

@@ -51,8 +51,10 @@ func TestOwnersAreApplied(t *testing.T) {
 	d := open(t, o)
 	c := content{"a/b": "x", "tmp/sub/f": "y"}
 	build(t, d, r1, c)
-	want := map[string]User{".": o.Owner, "a": o.Owner, "a/b": o.Owner, "up": o.Owner, "s.php": o.Owner,
-		"tmp": o.WebUser, "tmp/sub": o.WebUser, "tmp/sub/f": o.Owner}
+	want := map[string]User{
+		".": o.Owner, "a": o.Owner, "a/b": o.Owner, "up": o.Owner, "s.php": o.Owner,
+		"tmp": o.WebUser, "tmp/sub": o.WebUser, "tmp/sub/f": o.Owner,
+	}
 	for p, u := range want {
 		info, err := os.Lstat(filepath.Join(d.Path(r1), p))
 		must(t, err)

@@ -4,66 +4,87 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"s3pulldeploy/internal/release"
 )
 
-// Stage is a release being built in <root>/.incoming-<release>: Put what is Missing, Complete, run the
-// operator's hook in Dir, Publish. After an error, Close it and stage again later, which continues with
-// what is there, or Discard it.
+// Stage is a release being built in <root>/.incoming-<release>: [Stage.Put] what is [Stage.Missing] (in the
+// packed layout, [Writer.Put] what it Needs), Complete, run the operator's hook in Dir, Publish. After an
+// error, Close it and stage again later, which continues with what is there, or Discard it.
 type Stage struct {
 	d      *Disk
 	id     release.ID
 	digest string
 	plan   *layout
 	tree   *os.Root
+	top    *os.File // the same directory
 	sync   *os.File // of the filesystem; opened before the first write, so that syncfs reports its errors
 
+	packed  bool
+	donors  []donor // by entry, until they were used
+	written atomic.Int64
+	flush   *flusher // nil: little is to be written, or it has stopped
+
 	mu       sync.Mutex
-	done     map[string]known // files that are in the tree, whole
-	dirs     map[string]bool  // directories that are
+	done     []known // by entry: files and directories that are in the tree, whole
+	parts    map[int]*partial
+	added    map[string]bool // directories that only the settings want
+	spoilt   []error         // why donors were of no use
 	complete bool
 	closed   bool
 }
 
-// known is a file whose content was verified, as it looked then.
+// known is a file whose content was verified, or a directory that was made, as it looked then. The zero
+// value is not there yet.
 type known struct {
-	inode uint64
-	size  int64
-	mtime int64 // Unix nanoseconds
-	sum   string
+	inode    uint64
+	size     int64
+	mtime    int64 // Unix nanoseconds
+	sum      release.Sum
+	mode     uint32
+	uid, gid uint32
+	shared   bool // the inode is another release's too
 }
 
-func knownAs(info fs.FileInfo, sum string) known {
-	return known{stat(info).Ino, info.Size(), info.ModTime().UnixNano(), sum}
+func knownAs(s *seen, sum release.Sum) known {
+	return known{inode: s.inode, size: s.size, mtime: s.mtime, mode: s.mode, uid: s.uid, gid: s.gid, sum: sum}
+}
+
+// is says whether the file or directory looks as it did. Of a directory, only which one it is matters.
+func (k *known) is(s *seen) bool {
+	if s.isDir() {
+		return k.inode == s.inode && k.mode&unix.S_IFMT == unix.S_IFDIR
+	}
+	return k.inode == s.inode && k.size == s.size && k.mtime == s.mtime && k.mode == s.mode &&
+		k.uid == s.uid && k.gid == s.gid
 }
 
 // Stage begins or continues to build release id, whose listing has this digest. Before it writes it
 // checks the whole listing ([ErrListing]) and the space for what is not there yet ([ErrNoSpace]). What
 // an earlier try left is hashed and kept where the listing knows a digest; the rest is removed.
 func (d *Disk) Stage(ctx context.Context, id release.ID, digest string, files []File) (*Stage, error) {
-	s, err := d.stage(ctx, id, digest, files)
-	if err != nil {
-		return nil, fmt.Errorf("stage release %s: %w", id, err)
+	plan, err := d.lay(files)
+	if err == nil {
+		var s *Stage
+		if s, err = d.stage(ctx, id, digest, plan, false); err == nil {
+			return s, nil
+		}
 	}
-	return s, nil
+	return nil, fmt.Errorf("stage release %s: %w", id, err)
 }
 
-func (d *Disk) stage(ctx context.Context, id release.ID, digest string, files []File) (*Stage, error) {
+func (d *Disk) stage(ctx context.Context, id release.ID, digest string, plan *layout, packed bool) (*Stage, error) {
 	if err := d.checkID(id); err != nil {
-		return nil, err
-	}
-	plan, err := d.lay(files)
-	if err != nil {
 		return nil, err
 	}
 	d.mu.Lock()
@@ -73,7 +94,10 @@ func (d *Disk) stage(ctx context.Context, id release.ID, digest string, files []
 	if busy {
 		return nil, errors.New("already being staged")
 	}
-	s := &Stage{d: d, id: id, digest: digest, plan: plan, done: map[string]known{}, dirs: map[string]bool{}}
+	s := &Stage{
+		d: d, id: id, digest: digest, plan: plan, packed: packed,
+		done: make([]known, len(plan.entries)), parts: map[int]*partial{}, added: map[string]bool{},
+	}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -95,179 +119,185 @@ func (s *Stage) open(ctx context.Context) (err error) {
 	if s.sync, err = s.d.root.Open("."); err != nil {
 		return blame(err)
 	}
-	name := incomingPrefix + string(s.id)
-	info, err := s.d.root.Lstat(name)
-	found := err == nil
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return blame(err)
+	if s.packed {
+		bases, err := s.findDonors(ctx)
+		defer closeBases(bases)
+		if err != nil {
+			return err
+		}
 	}
-	if err := s.d.unmounted(name); err != nil {
+	found, err := s.resume(ctx)
+	if err != nil {
 		return err
 	}
-	if found && (!info.IsDir() || !ownedBy(info, s.d.opt.Owner)) { // planted, or built with other settings
-		if err := s.d.root.RemoveAll(name); err != nil {
-			return blame(err)
-		}
-		found = false
-	}
-	if found {
-		if s.tree, err = openDir(s.d.root, name); err != nil {
-			return err
-		}
-		if err := s.sweep(ctx); err != nil {
-			return err
-		}
-	}
-	if err := s.d.room(s.Missing(), len(s.plan.dirs)-len(s.dirs)); err != nil {
+	fresh, err := s.room()
+	if err != nil {
 		return err
 	}
 	if !found {
+		name := incomingPrefix + string(s.id)
 		if err := makeDir(s.d.root, name, s.d.opt.Owner); err != nil {
 			return err
 		}
-		if s.tree, err = openDir(s.d.root, name); err != nil {
+		if err := s.enter(name); err != nil {
 			return err
 		}
 	}
-	for _, p := range s.plan.dirs {
-		if err := s.makeDirs(p); err != nil {
-			return err
-		}
+	if fresh > flushAbove {
+		s.startFlush()
+	}
+	if err := s.makeTree(); err != nil {
+		return err
+	}
+	if s.packed {
+		return s.reuse(ctx)
 	}
 	return nil
 }
 
+// resume opens and sweeps the directory that an earlier try left; false: there is none.
+func (s *Stage) resume(ctx context.Context) (bool, error) {
+	name := incomingPrefix + string(s.id)
+	info, err := s.d.root.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, blame(err)
+	}
+	if err := s.d.unmounted(name); err != nil {
+		return false, err
+	}
+	if !info.IsDir() || !ownedBy(info, s.d.opt.Owner) { // planted, or built with other settings
+		return false, blame(s.d.root.RemoveAll(name))
+	}
+	if err := s.enter(name); err != nil {
+		return false, err
+	}
+	return true, s.sweep(ctx)
+}
+
+func (s *Stage) enter(name string) (err error) {
+	if s.tree, err = openDir(s.d.root, name); err != nil {
+		return err
+	}
+	s.top, err = s.tree.Open(".")
+	return blame(err)
+}
+
+// folder is the top of the staged tree.
+func (s *Stage) folder() folder { return folder{int(s.top.Fd()), s.Dir()} }
+
 // Dir is where the release is being built, for the after_sync hook.
 func (s *Stage) Dir() string { return filepath.Join(s.d.opt.Root, incomingPrefix+string(s.id)) }
 
-// Missing lists what must still be Put, in the listing's order.
+// Missing lists what of a plain listing must still be Put, in its order.
 func (s *Stage) Missing() []File {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var missing []File
-	for _, p := range s.plan.order {
-		if _, ok := s.done[p]; !ok {
-			missing = append(missing, s.plan.files[p])
+	for i, f := range s.plan.files {
+		if s.done[s.plan.file[i]].inode == 0 {
+			missing = append(missing, f)
 		}
 	}
 	return missing
 }
 
-// Put writes one missing file from r, which must give exactly f.Size bytes of the digest that f names
-// ([ErrContent]). After an error nothing of it is left. Safe for concurrent use, for different files. f
-// may know more or less of the digest than the listing did.
-func (s *Stage) Put(f File, r io.Reader) error {
-	planned, ok := s.plan.files[f.Path]
-	if !ok || planned.Size != f.Size || !f.Digest.valid() {
-		return fmt.Errorf("put %q: not this file in the listing: %w", f.Path, ErrListing)
-	}
-	out, err := s.tree.OpenFile(f.Path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("put %q: %w", f.Path, blame(err))
-	}
-	got, err := s.fill(out, f, r)
-	if err = errors.Join(err, out.Close()); err != nil {
-		if gone := s.tree.Remove(f.Path); gone != nil && !errors.Is(gone, fs.ErrNotExist) {
-			err = errors.Join(err, gone)
+// room checks the space for what is new: files that are neither there nor to be linked, and all other
+// names. It returns the new bytes.
+func (s *Stage) room() (fresh int64, err error) {
+	var sizes []int64
+	others := 0
+	for i := range s.plan.entries {
+		e := &s.plan.entries[i]
+		switch {
+		case s.done[i].inode != 0:
+		case e.Kind != release.File:
+			others++
+		case !s.packed || !s.donors[i].link:
+			sizes, fresh = append(sizes, e.Size), fresh+e.Size
 		}
-		return fmt.Errorf("put %q: %w", f.Path, blame(err))
 	}
-	s.mu.Lock()
-	s.done[f.Path] = got
-	s.mu.Unlock()
+	return fresh, s.d.room(sizes, others)
+}
+
+// mode is what stat shall say of entry i.
+func (s *Stage) mode(i int) uint32 {
+	if s.plan.entries[i].Kind == release.Dir {
+		return unix.S_IFDIR | 0o755
+	}
+	return unix.S_IFREG | s.plan.entries[i].Mode()
+}
+
+// dirOwner is the web user for the writable directories and the directories in them.
+func (s *Stage) dirOwner(p string) User {
+	if below(p, s.d.opt.Writable) {
+		return s.d.opt.WebUser
+	}
+	return s.d.opt.Owner
+}
+
+// makeTree makes the release's directories, those of one depth at the same time. An empty one where a
+// shared link goes is left out.
+func (s *Stage) makeTree() error {
+	levels := map[int][]directory{}
+	for _, dir := range byDirectory(len(s.plan.entries), func(i int) (string, bool) {
+		e := &s.plan.entries[i]
+		_, shared := s.d.opt.Shared[e.Path]
+		return e.Path, e.Kind == release.Dir && s.done[i].inode == 0 && !shared
+	}) {
+		depth := 0
+		if dir.path != "" {
+			depth = 1 + strings.Count(dir.path, "/")
+		}
+		levels[depth] = append(levels[depth], dir)
+	}
+	for _, depth := range slices.Sorted(maps.Keys(levels)) {
+		dirs := levels[depth]
+		err := each(len(dirs), func(n int) error {
+			in, err := s.folder().enter(dirs[n].path)
+			if err != nil {
+				return err
+			}
+			defer in.close()
+			for _, i := range dirs[n].members {
+				_, name := split(s.plan.entries[i].Path)
+				made, err := in.mkdir(name, s.dirOwner(s.plan.entries[i].Path))
+				if err != nil {
+					return err
+				}
+				s.done[i] = knownAs(&made, release.Sum{})
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// fill gives a new file its content, owner, mode and time.
-func (s *Stage) fill(out *os.File, f File, r io.Reader) (known, error) {
-	h := newSums(f.Digest)
-	n, err := copyAll(io.MultiWriter(out, h), io.LimitReader(r, f.Size+1))
+// mkdir makes one directory of mode 0755, whatever the umask.
+func (f folder) mkdir(name string, owner User) (seen, error) {
+	if err := unix.Mkdirat(f.fd, name, 0o755); err != nil {
+		return seen{}, f.blame("mkdir", name, err)
+	}
+	is, err := f.look(name)
+	if err != nil || is.mode == unix.S_IFDIR|0o755 && is.ownedBy(owner) {
+		return is, err
+	}
+	sub, err := f.enter(name)
 	if err != nil {
-		return known{}, err
+		return is, err
 	}
-	if n != f.Size {
-		return known{}, fmt.Errorf("%d bytes or more, not %d: %w", n, f.Size, ErrContent)
-	}
-	sum, err := h.check(f.Digest)
-	if err != nil {
-		return known{}, err
-	}
-	if err := own(out, s.d.opt.Owner, f.mode()); err != nil {
-		return known{}, err
-	}
-	if !f.Modified.IsZero() {
-		if err := s.tree.Chtimes(f.Path, f.Modified, f.Modified); err != nil {
-			return known{}, err
-		}
-	}
-	info, err := out.Stat()
-	if err != nil {
-		return known{}, err
-	}
-	return knownAs(info, sum), nil
-}
-
-func (f File) mode() fs.FileMode {
-	if f.Exec {
-		return 0o755
-	}
-	return 0o644
-}
-
-// sweep keeps what an earlier try left whole, and removes everything else.
-func (s *Stage) sweep(ctx context.Context) error {
-	wanted := map[string]bool{}
-	for _, p := range s.plan.dirs {
-		wanted[p] = true
-	}
-	var left []File
-	err := walk(s.tree, "", func(n node) error {
-		if wanted[n.path] && n.info.IsDir() && n.info.Mode().Perm() == 0o755 && ownedBy(n.info, s.dirOwner(n.path)) {
-			s.dirs[n.path] = true
-			return nil
-		}
-		if f, ok := s.plan.files[n.path]; ok && s.resembles(n.info, f) {
-			left = append(left, f)
-			return nil
-		}
-		if err := n.dir.RemoveAll(n.name); err != nil {
-			return blame(err)
-		}
-		return fs.SkipDir
-	})
-	if err != nil {
-		return err
-	}
-	work, ctx := errgroup.WithContext(ctx)
-	work.SetLimit(runtime.GOMAXPROCS(0))
-	for _, f := range left {
-		work.Go(func() error { return errors.Join(ctx.Err(), s.keep(f)) })
-	}
-	return work.Wait()
-}
-
-// resembles says whether what is there could be f, without reading it. Times are compared in seconds,
-// which every filesystem and S3 keeps.
-func (s *Stage) resembles(info fs.FileInfo, f File) bool {
-	return f.Digest != "" && info.Mode() == f.mode() && info.Size() == f.Size && ownedBy(info, s.d.opt.Owner) &&
-		(f.Modified.IsZero() || info.ModTime().Unix() == f.Modified.Unix())
-}
-
-// keep hashes a file that an earlier try left, and removes it when it is not what it should be.
-func (s *Stage) keep(f File) error {
-	info, err := s.tree.Lstat(f.Path)
-	if err != nil {
-		return blame(err)
-	}
-	sum, err := hashFile(s.tree, f.Path, info, f.Digest)
-	if errors.Is(err, ErrContent) || errors.Is(err, unix.EIO) {
-		return blame(s.tree.Remove(f.Path))
+	defer sub.close()
+	err = unix.Fchown(sub.fd, owner.UID, owner.GID)
+	if err == nil {
+		err = unix.Fchmod(sub.fd, 0o755)
 	}
 	if err != nil {
-		return err
+		return is, f.blame("own", name, err)
 	}
-	s.mu.Lock()
-	s.done[f.Path] = knownAs(info, sum)
-	s.mu.Unlock()
-	return nil
+	return f.look(name)
 }

@@ -12,54 +12,15 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"s3pulldeploy/internal/release"
 )
-
-// node is one entry of a tree, with the directory that it was found in.
-type node struct {
-	path string // from the top of the tree
-	name string
-	dir  *os.Root
-	info fs.FileInfo // of the entry itself, never of what a link points at
-}
-
-// walk visits everything below top in lexical order, directories before what is in them. Links are
-// visited, not followed. A visit may remove its node; with fs.SkipDir a directory is not entered.
-func walk(top *os.Root, prefix string, visit func(node) error) error {
-	names, err := readNames(top)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		info, err := top.Lstat(name)
-		if err != nil {
-			return blame(err)
-		}
-		n := node{path: path.Join(prefix, name), name: name, dir: top, info: info}
-		if err := visit(n); errors.Is(err, fs.SkipDir) {
-			continue
-		} else if err != nil {
-			return err
-		}
-		if !info.IsDir() {
-			continue
-		}
-		sub, err := openDir(top, name)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(walk(sub, n.path, visit), sub.Close()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // openDir opens the directory name, which must be one itself and not a link to one.
 func openDir(in *os.Root, name string) (*os.Root, error) {
@@ -108,14 +69,17 @@ func newSums(want Digest) *sums {
 	return s
 }
 
-// check says whether the content was what want says, and returns its SHA-256 in hex.
-func (s *sums) check(want Digest) (string, error) {
-	got := hex.EncodeToString(s.sha.Sum(nil))
-	named := got
+// check says whether the content was what want says, and returns its SHA-256.
+func (s *sums) check(want Digest) (release.Sum, error) {
+	got := release.Sum(s.sha.Sum(nil))
+	if want == "" {
+		return got, nil
+	}
+	named := got.String()
 	if s.md5 != nil {
 		named = hex.EncodeToString(s.md5.Sum(nil))
 	}
-	if want != "" && named != string(want) {
+	if named != string(want) {
 		return got, fmt.Errorf("digest is %s, not %s: %w", named, want, ErrContent)
 	}
 	return got, nil
@@ -129,26 +93,6 @@ func copyAll(w io.Writer, r io.Reader) (int64, error) {
 	defer buffers.Put(buf)
 	// The wrappers hide ReadFrom and WriteTo, which would allocate buffers of their own.
 	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, *buf)
-}
-
-// hashFile reads the regular file that info was taken of and checks it against want.
-func hashFile(dir *os.Root, name string, info fs.FileInfo, want Digest) (string, error) {
-	// O_NONBLOCK: whoever swaps in a fifo does not stop us.
-	f, err := dir.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return "", blame(err)
-	}
-	defer f.Close()
-	if opened, err := f.Stat(); err != nil {
-		return "", blame(err)
-	} else if !os.SameFile(opened, info) {
-		return "", fmt.Errorf("read %q: %w", f.Name(), ErrDamaged)
-	}
-	h := newSums(want)
-	if _, err := copyAll(h, f); err != nil {
-		return "", blame(err)
-	}
-	return h.check(want)
 }
 
 // identity tells a directory from a later one of the same name: inode numbers are used again at once, but

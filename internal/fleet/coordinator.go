@@ -68,7 +68,7 @@ func (n *Node) open(ctx context.Context) {
 		return
 	}
 	n.observe(h, ok, true)
-	if n.lost || !n.mayOpen(*n.inspected) || n.tableLost(ctx, ok) {
+	if n.lost || !n.mayOpen(*n.inspected) || !n.vet(ctx) || !n.mayOpen(*n.inspected) {
 		return
 	}
 	note := *n.inspected
@@ -85,7 +85,9 @@ func (n *Node) open(ctx context.Context) {
 	if weak == "M3" {
 		early, _ = n.o.Ledger.Members(ctx)
 	}
-	opened, err := n.o.Ledger.Open(ctx, n.head, note, n.o.Instance)
+	prev, fate := n.head, judge(n.head, n.rows, Member.alive)
+	healthy := prev.State == Commit && fate.healthy(n.guard(ctx))
+	opened, err := n.o.Ledger.Open(ctx, prev, note, n.o.Instance, healthy)
 	if errors.Is(err, ErrOvertaken) {
 		n.observe(opened, opened.Epoch > 0, true)
 		return
@@ -96,25 +98,13 @@ func (n *Node) open(ctx context.Context) {
 	n.log.Info("opened epoch", "epoch", opened.Epoch, "release", string(opened.Release), "sequence", opened.Sequence)
 	n.lead(opened, NewSilence("", 0))
 	n.coord.early = early
-}
-
-// tableLost asks all rows before the first epoch: one that has seen an epoch means that the head was lost.
-func (n *Node) tableLost(ctx context.Context, haveHead bool) bool {
-	if haveHead {
-		return false
-	}
-	rows, err := n.o.Ledger.Members(ctx)
-	if !n.note("table", err) {
-		return true
-	}
-	for _, m := range rows {
-		if e := max(m.Active.Epoch, m.Vote.Epoch); e > 0 {
-			n.lost, n.strong = true, true
-			n.problem("head lost", true, fmt.Sprintf("head lost: there is none, but %s reports epoch %d; push -init mends it", m.Instance, e))
-			return true
+	if prev.State == Commit { // overtaken: nobody else will write its log
+		reason := fate.reason()
+		if !healthy && reason == "" {
+			reason = "the next rollout began before all had reported"
 		}
+		n.writeLog(ctx, prev, Tally{}, string(Done), reason)
 	}
-	return false
 }
 
 // coordinate does a coordinator's duties, or watches over them.
@@ -151,6 +141,7 @@ func (n *Node) coordinate(ctx context.Context) {
 	}
 	n.touch()
 	c.silence.Observe(rows, began, n.o.Clock.Boot())
+	n.sight(rows)
 	if n.head.State.Open() {
 		n.decide(ctx, rows)
 	} else {
@@ -221,7 +212,7 @@ func (n *Node) takeOver(ctx context.Context) {
 // decide judges a sweep of an open epoch, and writes the decision when there is one.
 func (n *Node) decide(ctx context.Context, rows []Member) {
 	c, h := n.coord, n.head
-	c.tally = Count(h, rows, c.silence.Silent)
+	c.tally = Count(h, rows, func(m Member) bool { return c.silence.Silent(m) || m.Phase != Serve && n.still(m) })
 	o := Outcome{Now: n.o.Clock.Now(), Members: c.tally.Members, Excluded: len(c.tally.Excluded)}
 	ruling := c.tally.Rule(n.guard(ctx))
 	switch {
@@ -230,7 +221,7 @@ func (n *Node) decide(ctx context.Context, rows []Member) {
 	case n.superseded():
 		o.Reason = reasonSuperseded
 	case ruling == Go:
-		o.Commit, o.FlipDelay = true, FlipDelay(len(rows))
+		o.Commit, o.FlipDelay = true, FlipDelay(len(rows)-lostOf(rows))
 	case ruling == Refuse:
 		o.Reason = c.tally.Refused
 	case ruling == TooMany:
@@ -249,8 +240,17 @@ func (n *Node) decide(ctx context.Context, rows []Member) {
 		c.since, c.sweepAt = n.now, n.now+o.FlipDelay
 		return
 	}
-	n.writeLog(ctx, string(Abort), o.Reason)
+	n.writeLog(ctx, n.head, c.tally, string(Abort), o.Reason)
 	n.coord = nil
+}
+
+func lostOf(rows []Member) (n int) {
+	for _, m := range rows {
+		if m.Lost() {
+			n++
+		}
+	}
+	return n
 }
 
 // superseded says that a newer pointer is waiting; one epoch after a superseded one is let through.
@@ -299,43 +299,65 @@ func (n *Node) guard(ctx context.Context) Guard {
 	return g
 }
 
-// finish ends a committed epoch when everybody who voted yes and is alive has reported, or the time is up.
-func (n *Node) finish(ctx context.Context, rows []Member) {
-	c, h := n.coord, n.head
-	var pending, failed []string
-	served := 0
+// fate is what the members have made of a commit.
+type fate struct {
+	served          int
+	failed, pending []string
+}
+
+// judge sorts the members that voted yes by what they report; pending are those that are to be waited for.
+func judge(h Head, rows []Member, wait func(Member) bool) fate {
+	var f fate
 	for _, m := range rows {
 		switch {
 		case !m.voted(h, true):
 		case m.Active.Epoch >= h.Epoch:
-			served++
+			f.served++
 		case m.Failed >= h.Epoch:
-			failed = append(failed, m.Instance+": "+m.Error)
-		case m.Phase != Leaving && !m.Lost() && !c.silence.Silent(m):
-			pending = append(pending, m.Instance)
+			f.failed = append(f.failed, m.Instance+": "+m.Error)
+		case m.Phase != Leaving && wait(m):
+			f.pending = append(f.pending, m.Instance)
 		}
 	}
-	if len(pending) > 0 && n.now-c.since < n.o.PrepareTimeout {
+	return f
+}
+
+func (m Member) alive() bool { return m.Missed == 0 }
+
+// healthy says that the commit may be rolled back to later.
+func (f fate) healthy(g Guard) bool {
+	return len(f.pending) == 0 && f.served > 0 && g.Allows(len(f.failed), f.served+len(f.failed))
+}
+
+func (f fate) reason() string {
+	switch {
+	case len(f.failed) > 0:
+		return fmt.Sprintf("%d of %d failed after the flip: %s", len(f.failed), f.served+len(f.failed), some(f.failed))
+	case len(f.pending) > 0:
+		return "not reported in time: " + some(f.pending)
+	}
+	return ""
+}
+
+// finish ends a committed epoch when everybody who voted yes and is alive has reported, or the time is up.
+func (n *Node) finish(ctx context.Context, rows []Member) {
+	c, h := n.coord, n.head
+	f := judge(h, rows, func(m Member) bool { return !m.Lost() && !c.silence.Silent(m) })
+	if len(f.pending) > 0 && n.now-c.since < n.o.PrepareTimeout {
 		return
 	}
-	reason := ""
-	if len(failed) > 0 {
-		reason = fmt.Sprintf("%d of %d failed after the flip: %s", len(failed), served+len(failed), some(failed))
-	} else if len(pending) > 0 {
-		reason = "not reported in time: " + some(pending)
-	}
-	healthy := served > 0 && n.guard(ctx).Allows(len(failed), served+len(failed))
-	if !n.fenced(n.o.Ledger.Done(ctx, h, healthy, reason)) {
+	reason := f.reason()
+	f.pending = nil // listed; they do not make the release a bad one
+	if !n.fenced(n.o.Ledger.Done(ctx, h, f.healthy(n.guard(ctx)), reason)) {
 		return
 	}
-	n.log.Info("done", "epoch", h.Epoch, "release", string(h.Release), "served", served, "failed", len(failed))
-	n.writeLog(ctx, string(Done), reason)
+	n.log.Info("done", "epoch", h.Epoch, "release", string(h.Release), "served", f.served, "failed", len(f.failed))
+	n.writeLog(ctx, n.head, c.tally, string(Done), reason)
 	n.coord = nil
 }
 
-// writeLog writes the epoch's log, best effort: it is for people.
-func (n *Node) writeLog(ctx context.Context, outcome, reason string) {
-	h, t := n.head, n.coord.tally
+// writeLog writes an epoch's log, best effort: it is for people.
+func (n *Node) writeLog(ctx context.Context, h Head, t Tally, outcome, reason string) {
 	log := Log{
 		Epoch: h.Epoch, Outcome: outcome, Kind: h.Kind, Release: h.Release, Sequence: h.Sequence, Reason: reason,
 		Members: h.Members, Excluded: t.Excluded, Nos: t.Nos, At: n.o.Clock.Now().Unix(),
@@ -343,6 +365,28 @@ func (n *Node) writeLog(ctx context.Context, outcome, reason string) {
 	if _, err := n.o.Ledger.PutLog(ctx, log, n.o.Clock.Now()); err != nil {
 		n.log.Warn("epoch log not written", "epoch", h.Epoch, "error", err)
 	}
+}
+
+// stillAfter: a row that stood still for so long has missed its slowest beat and two leases.
+const stillAfter = beatIdle + 2*Lease
+
+// sight remembers since when each row stands still, over all epochs: of rows that nobody waits for, no single epoch lasts long
+// enough to find out that they are dead.
+func (n *Node) sight(rows []Member) {
+	seen := make(map[string]rival, len(rows))
+	for _, m := range rows {
+		was := n.sightings[m.Instance]
+		if was.incarnation != m.Incarnation || was.beat != m.Beat {
+			was = rival{m.Incarnation, m.Beat, n.o.Clock.Boot()}
+		}
+		seen[m.Instance] = was
+	}
+	n.sightings = seen
+}
+
+func (n *Node) still(m Member) bool {
+	was, ok := n.sightings[m.Instance]
+	return ok && n.now-was.since >= stillAfter
 }
 
 // countMissed counts the epoch against the silent, best effort: a count that is lost only makes the next epoch wait.

@@ -106,8 +106,9 @@ func (l *Ledger) Members(ctx context.Context) ([]Member, error) {
 }
 
 // Open starts epoch prev.Epoch+1 for a note that was put before. Condition: no head yet, or the head is at
-// prev's epoch, decided, and not frozen (a rollback may pass).
-func (l *Ledger) Open(ctx context.Context, prev Head, n Note, by string) (Head, error) {
+// prev's epoch, decided, and not frozen (a rollback may pass). healthy says that prev is a commit that nobody ended yet, and
+// that all have reported well: then its release is the good one.
+func (l *Ledger) Open(ctx context.Context, prev Head, n Note, by string, healthy bool) (Head, error) {
 	set := Item{
 		"epoch": prev.Epoch + 1, "state": string(Prepare), "kind": n.Pointer.Kind, "sequence": n.Sequence,
 		"release": string(n.Pointer.Release), "digest": n.Digest, "fence": prev.Fence + 1, "beat": prev.Beat + 1,
@@ -118,6 +119,9 @@ func (l *Ledger) Open(ctx context.Context, prev Head, n Note, by string) (Head, 
 	}
 	if prev.Sequence == n.Sequence {
 		set["tries"] = prev.Tries
+	}
+	if healthy {
+		set["good"] = Item{"release": string(prev.Release), "sequence": prev.Sequence}
 	}
 	decided := And{
 		Compare{"epoch", Eq, prev.Epoch},

@@ -50,15 +50,21 @@ type Member struct {
 	Vote                           Vote
 	Active                         Active
 	Failed                         int64 // the epoch whose flip or health check failed here
+	Epoch                          int64 // the newest epoch it knows of
+	Left                           int64 // the epoch in which it stepped out of the quorum
 	Missed                         int64 // decided epochs through which the row stood still
 	MissedEpoch                    int64 // the last epoch that was counted in Missed
 	Error                          string
-	Proof                          bool  // PHP itself is asked after each flip
+	Proof                          bool // PHP itself is asked after each flip
+	Schema                         int64
 	Seen                           int64 // Unix seconds of the last beat by its own clock, for people
 }
 
 // Lost says whether the member was silent for so long that nobody asks about it any more.
 func (m Member) Lost() bool { return m.Missed >= lostAfter }
+
+// Newest is the newest epoch that the row tells of: a head below it was lost or restored.
+func (m Member) Newest() int64 { return max(m.Epoch, m.Vote.Epoch, m.Active.Epoch, m.Failed) }
 
 // voted says whether the row has a vote of this kind for the head's epoch and release.
 func (m Member) voted(h Head, yes bool) bool {
@@ -72,7 +78,7 @@ func (m Member) attributes() Item {
 		"phase": string(m.Phase), "progress": cut(m.Progress), "error": cut(m.Error),
 		"vote":   Item{"epoch": m.Vote.Epoch, "release": string(m.Vote.Release), "yes": m.Vote.Yes, "kind": m.Vote.Kind},
 		"active": Item{"epoch": m.Active.Epoch, "release": string(m.Active.Release), "at": m.Active.At},
-		"failed": m.Failed, "missed": int64(0), "missed_epoch": int64(0), "seen": m.Seen, "proof": m.Proof, "schema": int64(Schema),
+		"failed": m.Failed, "epoch": m.Epoch, "left": m.Left, "missed": int64(0), "missed_epoch": int64(0), "seen": m.Seen, "proof": m.Proof, "schema": int64(Schema),
 	}
 }
 
@@ -86,7 +92,7 @@ func decodeMember(it Item) (Member, error) {
 		Incarnation: d.str("incarnation"), Beat: d.num("beat"), Phase: Phase(d.str("phase")),
 		Progress: d.str("progress"), Failed: d.num("failed"), Missed: d.num("missed"),
 		MissedEpoch: d.num("missed_epoch"), Error: d.str("error"), Seen: d.num("seen"),
-		Proof: get[bool](&d, "proof"),
+		Proof: get[bool](&d, "proof"), Epoch: d.num("epoch"), Left: d.num("left"), Schema: d.num("schema"),
 	}
 	v, a := d.sub("vote"), d.sub("active")
 	m.Vote = Vote{Epoch: v.num("epoch"), Release: release.ID(v.str("release")), Yes: get[bool](&v, "yes"), Kind: v.str("kind")}

@@ -43,15 +43,21 @@ type Node struct {
 	row                            Member
 	dirty                          bool          // the row has news
 	beaten, beatHold               time.Duration // the last beat; no beat before this
+	left                           int64         // the epoch in which it stepped out of the quorum
 	acked                          Member        // the row as the table last took it
+
+	away bool // the table did not answer in this step: nothing but the beat is asked of it any more
 
 	head               Head
 	haveHead, everRead bool
 	strong             bool          // the next read of the head is strongly consistent
 	strongReads        int           // strong answers so far
+	headRead           time.Duration // when it was last read
 	headAt             time.Duration // when the head is due
 	stood              stand         // how long the head's beat has stood still
 	lost               bool
+	rows               []Member      // of the last vetting
+	vetted             bool          // the rows of the fleet agree with the head: nothing was lost before this agent came
 	hintAt             time.Duration // when the pending hint was first seen
 
 	serveMark int // strongReads when phase serve was acknowledged; -1: it was not
@@ -73,8 +79,9 @@ type Node struct {
 	settleAt  time.Duration
 	flipAt    time.Duration
 
-	coord  *coordination
-	takeAt time.Duration
+	coord     *coordination
+	sightings map[string]rival // of all rows, over all epochs that this node coordinated
+	takeAt    time.Duration
 
 	problems map[string]string
 }
@@ -87,7 +94,7 @@ type stand struct {
 // NewNode makes a node from what survived the last run. A state of another instance or scope (a cloned image) keeps
 // nothing but its floor: votes and decisions were not this machine's.
 func NewNode(o Options) *Node {
-	n := &Node{o: o, log: o.Log, state: o.State, phase: Join, notes: map[int64]*Note{}, problems: map[string]string{}}
+	n := &Node{o: o, log: o.Log, state: o.State, phase: Join, notes: map[int64]*Note{}, sightings: map[string]rival{}, problems: map[string]string{}}
 	if n.state.Scope != o.Scope {
 		n.state = State{}
 	} else if n.state.Instance != o.Instance {
@@ -132,13 +139,18 @@ func (w Want) Same(o Want) bool {
 		(w.Task != Inspect || w.Note.Sequence == o.Note.Sequence)
 }
 
-// Poll makes the next step read the head, whatever the time.
-func (n *Node) Poll() { n.headAt = 0 }
+// Poll makes the next step read the head, unless that was done in the last part of the poll interval anyway.
+func (n *Node) Poll() {
+	if n.o.Clock.Boot()-n.headRead >= n.o.PollInterval*3/4 {
+		n.headAt = 0
+	}
+}
 
 // Step does what is due at the table and says what the machine should be doing, and how soon to step again at the latest.
 // It makes a bounded number of bounded requests. Errors are kept for [Node.View] and logged on change.
 func (n *Node) Step(ctx context.Context) (Want, time.Duration) {
 	n.now = n.o.Clock.Boot()
+	n.away = false
 	if n.leaving {
 		return Want{}, time.Minute
 	}
@@ -148,15 +160,18 @@ func (n *Node) Step(ctx context.Context) (Want, time.Duration) {
 	n.register(ctx)
 	if n.registered {
 		n.readHead(ctx)
-		if n.haveHead && !n.lost {
+		if n.lost {
+			n.coord = nil
+		}
+		if n.haveHead && !n.lost && !n.away {
 			n.coordinate(ctx)
 		}
-		if !n.lost {
+		if !n.lost && !n.away {
 			n.open(ctx)
 		}
 	}
 	w := n.member(ctx)
-	n.enter()
+	n.enter(ctx)
 	n.beat(ctx)
 	return w, n.wake()
 }
@@ -171,7 +186,7 @@ func (n *Node) register(ctx context.Context) {
 		return
 	}
 	n.touch()
-	n.registered, n.strong, n.headAt = true, true, 0
+	n.registered, n.vetted, n.strong, n.headAt = true, false, true, 0
 	n.acked, n.serveMark, n.dirty = n.row, -1, false
 	n.beaten = n.now
 	n.log.Info("registered", "instance", n.o.Instance, "incarnation", n.o.Incarnation)
@@ -183,6 +198,7 @@ func (n *Node) readHead(ctx context.Context) {
 		return
 	}
 	strong := n.strong
+	n.headRead = n.now
 	h, ok, err := n.o.Ledger.Head(ctx, strong && weak != "M6")
 	n.headAt = n.now + n.headEvery()
 	if !n.note("table", err) {
@@ -203,10 +219,9 @@ func (n *Node) observe(h Head, ok, strong bool) {
 		older = older || h.stale(n.head)
 	}
 	if strong {
-		lost := older || n.lost && !ok
-		n.everRead, n.lost, n.strong = true, lost, lost
+		n.everRead, n.lost, n.strong = true, older, older
 		n.strongReads++
-		n.problem("head lost", lost, fmt.Sprintf(
+		n.problem("head lost", older, fmt.Sprintf(
 			"head lost: the table's head is at epoch %d, the fleet has seen a later one (here: %d); push -init mends it", h.Epoch, n.state.Epoch))
 	} else if older {
 		n.strong, n.headAt = true, 0
@@ -217,6 +232,7 @@ func (n *Node) observe(h Head, ok, strong bool) {
 	if h.State != n.head.State || h.Epoch != n.head.Epoch {
 		n.log.Info("head", "epoch", h.Epoch, "state", string(h.State), "release", string(h.Release), "reason", h.Reason)
 		n.openAt = 0
+		n.dirty = n.dirty || h.Epoch != n.head.Epoch // whoever was taken for silent shows that it lives
 	}
 	if at := (stand{h.Epoch, h.Fence, h.Beat, 0}); at != (stand{n.stood.epoch, n.stood.fence, n.stood.beat, 0}) {
 		at.since = n.o.Clock.Boot()
@@ -226,12 +242,55 @@ func (n *Node) observe(h Head, ok, strong bool) {
 		n.hintAt = n.now
 	}
 	n.head, n.haveHead = h, true
+	n.remember(h)
+}
+
+// remember keeps the newest epoch and the bad sequences durably; a save that fails is made up for by the next.
+func (n *Node) remember(h Head) {
+	news := h.Epoch > n.state.Epoch
 	n.state.Epoch = max(n.state.Epoch, h.Epoch)
 	for _, s := range h.Bad {
 		if !contains(n.state.Bad, s) {
-			n.state.Bad = append(n.state.Bad, s)
+			n.state.Bad, news = append(n.state.Bad, s), true
 		}
 	}
+	if news {
+		_ = n.save()
+	}
+}
+
+// vet compares the head with what all members report, before this node relies on it for the first time and before it opens
+// an epoch: a row that knows a later epoch means that the table was lost or restored.
+func (n *Node) vet(ctx context.Context) bool {
+	rows, err := n.o.Ledger.Members(ctx)
+	if !n.note("table", err) {
+		return false
+	}
+	newest, who := newestOf(rows)
+	if newest > n.head.Epoch { // or the head went on since it was read
+		h, ok, err := n.o.Ledger.Head(ctx, true)
+		if !n.note("table", err) {
+			return false
+		}
+		n.observe(h, ok, true)
+		if newest > h.Epoch {
+			n.log.Error("head lost", "epoch", h.Epoch, "reported", newest, "by", who)
+			n.state.Epoch = newest // what this agent knows of, too, from now on
+			n.observe(h, ok, true)
+			return false
+		}
+	}
+	n.vetted, n.rows = true, rows
+	return true
+}
+
+func newestOf(rows []Member) (epoch int64, who string) {
+	for _, m := range rows {
+		if e := m.Newest(); e > epoch {
+			epoch, who = e, m.Instance
+		}
+	}
+	return epoch, who
 }
 
 // Offer takes the pointer as it was read, with S3's Date (zero when unknown). A pointer that must not be acted on is an
@@ -296,7 +355,7 @@ func (n *Node) target() Commitment {
 }
 
 // enter moves the member into service: phase serve first, then a strong read of the head that agrees (I8).
-func (n *Node) enter() {
+func (n *Node) enter(ctx context.Context) {
 	if !n.registered || !n.everRead || n.lost {
 		return
 	}
@@ -309,6 +368,9 @@ func (n *Node) enter() {
 		return
 	}
 	votedHere := n.acked.voted(n.head, true)
+	if current && !n.vetted && weak != "M6" && (n.away || !n.vet(ctx)) {
+		return
+	}
 	if current && (!n.head.State.Open() || votedHere || weak == "M1") {
 		n.inService = true
 		n.log.Info("in service", "epoch", n.state.Flipped.Epoch, "release", string(n.state.Flipped.Release))
@@ -320,6 +382,9 @@ func (n *Node) setPhase(p Phase) {
 		return
 	}
 	n.log.Info("phase", "from", string(n.phase), "to", string(p))
+	if p == Out && n.phase == Serve && n.head.State.Open() {
+		n.left = n.head.Epoch
+	}
 	n.phase, n.dirty, n.serveMark = p, true, -1
 	if p != Serve {
 		n.inService = false
@@ -331,7 +396,7 @@ func (n *Node) compose() {
 	r := &n.row
 	r.Instance, r.Group, r.Zone, r.Version = n.o.Instance, n.o.Group, n.o.Zone, n.o.Version
 	r.Incarnation, r.Phase, r.Vote = n.o.Incarnation, n.phase, n.state.Vote
-	r.Proof = n.o.Proof
+	r.Proof, r.Epoch, r.Left = n.o.Proof, n.state.Epoch, n.left
 	r.Failed, r.Error, r.Seen = n.state.Failed, n.state.Error, n.o.Clock.Now().Unix()
 	r.Active = Active{} // between the flip and its proof nothing is claimed
 	if f := n.state.Flipped; f.Epoch > 0 && n.state.Settled == f.Epoch {
@@ -355,7 +420,7 @@ func (n *Node) beat(ctx context.Context) {
 		return
 	case errors.Is(err, ErrGone):
 		n.log.Warn("row gone, registering again", "instance", n.o.Instance)
-		n.registered = false
+		n.registered, n.coord = false, nil
 		n.setPhase(Join)
 		return
 	case !n.note("table", err):
@@ -427,11 +492,11 @@ func (n *Node) wake() time.Duration {
 		next = min(next, n.headAt, max(beat, n.beatHold))
 	}
 	for _, at := range []time.Duration{n.openAt, n.takeAt} {
-		if at > 0 && !n.lost {
+		if at > 0 && n.registered && !n.lost {
 			next = min(next, at)
 		}
 	}
-	if n.coord != nil {
+	if n.coord != nil && n.registered && !n.lost {
 		next = min(next, n.coord.sweepAt, n.coord.renewAt)
 	}
 	return max(next-n.o.Clock.Boot(), 0)
@@ -445,6 +510,7 @@ func (n *Node) note(part string, err error) bool {
 	text := ""
 	if err != nil {
 		text = err.Error()
+		n.away = n.away || errors.Is(err, ErrUnavailable)
 	}
 	n.problem(part, err != nil, text)
 	return err == nil

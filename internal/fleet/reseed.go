@@ -37,7 +37,7 @@ func (l *Ledger) Reseed(ctx context.Context, lost Head, members []Member, n Note
 	}
 	epoch := lost.Epoch
 	for _, m := range members {
-		epoch = max(epoch, m.Vote.Epoch, m.Active.Epoch, m.Failed)
+		epoch = max(epoch, m.Newest())
 	}
 	id := string(n.Pointer.Release)
 	return l.writeHead(ctx, "re-seed head", Write{

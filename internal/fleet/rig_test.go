@@ -183,13 +183,23 @@ func (b *box) serves() (id release.ID) {
 }
 
 func (b *box) pursue(w fleet.Want) {
+	if b.busy != nil && !b.busy.Same(w) {
+		b.busy = nil // given up
+	}
 	if b.busy != nil || w.Task == fleet.Idle {
 		return
 	}
 	b.busy = &w
 	after := func(d time.Duration, f func()) {
-		events := b.events
-		time.AfterFunc(d, func() { events <- func() { b.busy = nil; f() } })
+		events, job := b.events, b.busy
+		time.AfterFunc(d, func() {
+			events <- func() {
+				if b.busy == job {
+					b.busy = nil
+					f()
+				}
+			}
+		})
 	}
 	switch w.Task {
 	case fleet.Inspect:

@@ -47,14 +47,17 @@ func (t *Tally) add(h Head, m Member, silent bool) {
 		if m.Phase == Serve {
 			t.Members++
 		}
-	case m.Lost():
-		t.Excluded = append(t.Excluded, id)
-	case m.voted(h, false) && m.Vote.Kind == AboutRelease:
+	case m.Lost(): // nobody asks about it any more
+	case m.voted(h, false) && m.Vote.Kind == AboutRelease && m.Phase != Leaving:
 		if t.Refused == "" {
 			t.Refused = id + ": " + m.Error
 		}
 		t.Members++
-	case m.voted(h, false): // of the machine: it has stepped out in this epoch
+	case m.voted(h, false) && m.Left == h.Epoch: // of the machine: it has stepped out in this epoch
+		t.exclude(id)
+	case m.voted(h, false): // of the machine, and it was not in the quorum
+		t.Excluded = append(t.Excluded, id)
+	case m.Phase == Out && m.Left == h.Epoch:
 		t.exclude(id)
 	case m.Phase == Out, m.Phase == Leaving:
 		t.Excluded = append(t.Excluded, id)

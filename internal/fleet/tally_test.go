@@ -19,6 +19,7 @@ func TestWhoCounts(t *testing.T) {
 	row := func(id string, p fleet.Phase, v fleet.Vote) fleet.Member {
 		return fleet.Member{Instance: id, Phase: p, Vote: v, Beat: 1}
 	}
+	left := func(m fleet.Member) fleet.Member { m.Left = 7; return m }
 	lost := row("lost", fleet.Serve, old)
 	lost.Missed = 4
 	for name, c := range map[string]struct {
@@ -39,13 +40,17 @@ func TestWhoCounts(t *testing.T) {
 		"yes, then silent, is a yes":     {[]fleet.Member{row("s", fleet.Serve, yes)}, "s", fleet.Go},
 		"a lost one is outside":          {[]fleet.Member{row("a", fleet.Serve, yes), row("s", fleet.Serve, old), lost}, "s", fleet.Go},
 		"no about the release":           {[]fleet.Member{row("a", fleet.Serve, yes), row("n", fleet.Serve, no(fleet.AboutRelease))}, "", fleet.Refuse},
-		"no about the machine":           {[]fleet.Member{row("a", fleet.Serve, yes), row("n", fleet.Out, no(fleet.AboutMachine))}, "", fleet.Go},
+		"no about the machine":           {[]fleet.Member{row("a", fleet.Serve, yes), left(row("n", fleet.Out, no(fleet.AboutMachine)))}, "", fleet.Go},
 		"two unfit are too many": {[]fleet.Member{
-			row("a", fleet.Serve, yes), row("n", fleet.Out, no(fleet.AboutMachine)), row("m", fleet.Out, no(fleet.AboutMachine)),
+			row("a", fleet.Serve, yes), left(row("n", fleet.Out, no(fleet.AboutMachine))), left(row("m", fleet.Out, no(fleet.AboutMachine))),
 		}, "", fleet.TooMany},
-		"the only one is unfit":         {[]fleet.Member{row("n", fleet.Out, no(fleet.AboutMachine))}, "", fleet.TooMany},
-		"unfit, and a joiner may help":  {[]fleet.Member{row("n", fleet.Out, no(fleet.AboutMachine)), row("j", fleet.Join, old)}, "", fleet.Wait},
-		"silent, and a joiner may help": {[]fleet.Member{row("s", fleet.Serve, old), row("j", fleet.Join, old)}, "s", fleet.Wait},
+		"unfit joiners are outside the guard": {[]fleet.Member{
+			row("a", fleet.Serve, yes), row("n", fleet.Out, no(fleet.AboutMachine)), row("m", fleet.Out, no(fleet.AboutMachine)),
+		}, "", fleet.Go},
+		"a joiner's no about the release counts": {[]fleet.Member{row("a", fleet.Serve, yes), row("j", fleet.Join, no(fleet.AboutRelease))}, "", fleet.Refuse},
+		"the only one is unfit":                  {[]fleet.Member{left(row("n", fleet.Out, no(fleet.AboutMachine)))}, "", fleet.TooMany},
+		"unfit, and a joiner may help":           {[]fleet.Member{row("n", fleet.Out, no(fleet.AboutMachine)), row("j", fleet.Join, old)}, "", fleet.Wait},
+		"silent, and a joiner may help":          {[]fleet.Member{row("s", fleet.Serve, old), row("j", fleet.Join, old)}, "s", fleet.Wait},
 		"out since before is outside the guard": {[]fleet.Member{
 			row("a", fleet.Serve, yes), row("o", fleet.Out, old), row("p", fleet.Out, old),
 		}, "", fleet.Go},

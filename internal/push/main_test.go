@@ -16,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"s3pulldeploy/internal/account"
+	"s3pulldeploy/internal/config"
 	"s3pulldeploy/internal/fleet"
 	"s3pulldeploy/internal/store"
 	"s3pulldeploy/internal/table"
@@ -34,6 +35,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 //	frozen WHY          freeze the site, which has a head
 //	unfrozen            lift it
 //	committed RELEASE   write a head that has committed to RELEASE, and its log
+//	member ID VER NUM   an instance of version VER and schema NUM has just registered
 func TestScripts(t *testing.T) {
 	s3, dynamo := testenv.S3(t), testenv.DynamoDB(t)
 	testscript.Run(t, testscript.Params{
@@ -49,7 +51,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"push": cmdPush, "made": cmdMade, "objects": cmdObjects, "put": cmdPut, "json": cmdJSON,
-			"frozen": cmdFrozen, "unfrozen": cmdUnfrozen, "committed": cmdCommitted,
+			"frozen": cmdFrozen, "unfrozen": cmdUnfrozen, "committed": cmdCommitted, "member": cmdMember,
 		},
 	})
 }
@@ -141,7 +143,7 @@ func cmdCommitted(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(l.PutNote(ctx, note))
 	h, _, err := l.Head(ctx, true)
 	ts.Check(err)
-	h, err = l.Open(ctx, h, note, "i-1")
+	h, err = l.Open(ctx, h, note, "i-1", false)
 	ts.Check(err)
 	h, err = l.Decide(ctx, h, fleet.Outcome{Commit: true, Members: 1})
 	ts.Check(err)
@@ -151,6 +153,47 @@ func cmdCommitted(ts *testscript.TestScript, _ bool, _ []string) {
 		Epoch: h.Epoch, Outcome: "done", Kind: h.Kind, Release: h.Release, Sequence: h.Sequence,
 	}, time.Now())
 	ts.Check(err)
+}
+
+// aged is a table to which items of another schema are written.
+type aged struct {
+	fleet.Table
+	schema int64
+}
+
+func (a aged) Write(ctx context.Context, key fleet.Key, w fleet.Write) (fleet.Item, error) {
+	w.Set["schema"] = a.schema
+	return a.Table.Write(ctx, key, w)
+}
+
+func cmdMember(ts *testscript.TestScript, _ bool, args []string) {
+	schema, err := strconv.ParseInt(args[2], 10, 64)
+	ts.Check(err)
+	l := fleet.NewLedger(aged{scriptTable(ts), schema}, ts.Getenv("BUCKET")+"/shop", func() string { return args[0] + args[1] })
+	ts.Check(l.Register(context.Background(), fleet.Member{
+		Instance: args[0], Version: args[1], Incarnation: args[0] + args[1], Phase: fleet.Serve, Seen: time.Now().Unix(),
+	}))
+}
+
+func TestCredentialsThatAreWrongAreNoMissingPermission(t *testing.T) {
+	s3, dynamo := testenv.S3(t), testenv.DynamoDB(t)
+	dir, bucket := t.TempDir(), s3.NewBucket(t)
+	settings := fmt.Sprintf("site: shop\nbucket: %s\nendpoints: {s3: %q, dynamodb: %q}\nregion: us-east-1\n", bucket, s3.Endpoint, dynamo)
+	file, app := filepath.Join(dir, "config.yml"), filepath.Join(dir, "app")
+	if err := errors.Join(os.Mkdir(app, 0o755), os.WriteFile(filepath.Join(app, "x"), nil, 0o644),
+		os.WriteFile(file, []byte(settings), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "of-somebody-else")
+	var stdout, stderr bytes.Buffer
+	code := Main(t.Context(), []string{"-config=" + file, "-deploy=" + app}, strings.NewReader(""), &stdout, &stderr)
+	said := stderr.String()
+	if code != exitFailed || !strings.Contains(said, "push: hint: the access key or its secret is wrong") {
+		t.Errorf("exit code %d, %s", code, said)
+	}
+	if strings.Contains(said, "permission") || strings.Contains(said, "first line") {
+		t.Errorf("there is no account in the first line, and no permission helps: %s", said)
+	}
 }
 
 func TestEachEndHasItsExitCode(t *testing.T) {
@@ -208,13 +251,57 @@ func TestHintsComeFromWhatWentWrong(t *testing.T) {
 		{fmt.Errorf("read: %w", fleet.ErrNoTable), "push -init"},
 		{fmt.Errorf("x: %w", &account.Error{Which: account.ErrExpired, Advice: "log in again"}), "log in again"},
 		{kind{errTimeout, advise(fmt.Errorf("x: %w", store.ErrDenied), "ours first")}, "ours first"},
+		{fmt.Errorf("x: %w", store.ErrDenied), "permission on the bucket"},
+		{fmt.Errorf("x: %w: InvalidSignatureException: Signature expired", fleet.ErrDenied), "clock"},
+		{fmt.Errorf("x: %w: InvalidAccessKeyId: none", store.ErrDenied), "access key"},
+		{&config.Error{File: "f", Rule: "unknown key", Hint: "did you mean"}, "did you mean"},
+		{&config.Error{File: "f", Rule: "unknown key"}, "config.sample.yml"},
 	}
 	for _, c := range cases {
 		if got := hint(c.err); !strings.Contains(got, c.want) {
 			t.Errorf("hint(%v) = %q, want something with %q", c.err, got, c.want)
 		}
 	}
+	if got := hint(errors.New("x: SignatureDoesNotMatch")); got != "" {
+		t.Errorf("hint for a text that is no refusal: %q", got)
+	}
 	if got := hint(errors.New("unheard of")); got != "" {
 		t.Errorf("hint for nothing: %q", got)
+	}
+}
+
+func TestComplaintsHaveALineForEachErrorAndItsAdvice(t *testing.T) {
+	wrong := errors.Join(&config.Error{File: "f", Line: 3, Path: "roto", Rule: "unknown key", Hint: "did you mean `root`?"},
+		&config.Error{File: "f", Path: "site", Rule: "is required", Hint: "such as"})
+	cases := map[string]error{
+		"push: f:3: roto: unknown key\npush: hint: did you mean `root`?\npush: f: site: is required\npush: hint: such as\n": kind{errUsage, wrong},
+		"push: a\npush: hint: b\n": kind{errConflict, advise(errors.New("a"), "b")},
+		"push: read head: table does not exist\npush: hint: " + hint(fleet.ErrNoTable) + "\n": fmt.Errorf("read head: %w: %w",
+			fleet.ErrNoTable, errors.New("ResourceNotFoundException: Cannot do operations on a non-existent table")),
+		"push: a: b\npush: c\n": errors.Join(fmt.Errorf("a: %w", errors.New("b")), errors.New("c")),
+	}
+	for want, err := range cases {
+		var got bytes.Buffer
+		if complain(&got, err); got.String() != want {
+			t.Errorf("%q, want %q", &got, want)
+		}
+	}
+}
+
+func TestALineOfAReleaseThatFailedItsCheckDoesNotSayLive(t *testing.T) {
+	cases := map[string]*Result{
+		"R is flipped to, and 2 of 2 instances failed the check: n1, n2":         {Without: []string{"n1", "n2"}, Failed: []string{"n1", "n2"}},
+		"R is flipped to, and 1 of 3 instances failed the check: n1, without n4": {Members: 2, Without: []string{"n1", "n4"}, Failed: []string{"n1"}},
+		"R is flipped to, and it is served by 0 instances, without n1":           {Without: []string{"n1"}},
+	}
+	for want, r := range cases {
+		r.Release, r.Outcome, r.unhealthy, r.Excluded = "R", Done, true, len(r.Without)
+		if got := r.line(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	well := &Result{Release: "R", Outcome: Done, Members: 9, Excluded: 1, Without: []string{"n1"}, Failed: []string{"n1"}}
+	if got := well.line(); !strings.HasPrefix(got, "R is live: ") || !strings.HasSuffix(got, ", without n1") {
+		t.Errorf("few enough failed: %q", got)
 	}
 }

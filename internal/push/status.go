@@ -73,7 +73,14 @@ func (s *session) status(ctx context.Context) error {
 	} else {
 		st.print(s.console, site.line(v))
 	}
-	return errors.Join(err, v.err())
+	if lost := v.err(); err == nil && lost != nil {
+		// Line and problems have said what it is.
+		err = errors.New("status: not everything could be read")
+		if h := hint(lost); h != "" {
+			err = advise(err, h)
+		}
+	}
+	return err
 }
 
 func (v view) status(name string) Status {
@@ -96,10 +103,8 @@ func (v view) status(name string) Status {
 	slices.SortFunc(st.Members, func(a, b statusMember) int {
 		return cmp.Or(strings.Compare(a.Group, b.Group), strings.Compare(a.Instance, b.Instance))
 	})
-	for _, err := range []error{v.BucketErr, v.PointerErr, v.Garbage, v.HeadErr, v.MembersErr} {
-		if err != nil {
-			st.Problems = append(st.Problems, err.Error())
-		}
+	for _, err := range causes(v.BucketErr, v.PointerErr, v.Garbage, v.HeadErr, v.MembersErr) {
+		st.Problems = append(st.Problems, said(err))
 	}
 	return st
 }
@@ -121,9 +126,9 @@ func (v view) summary() string {
 	h := v.Head
 	switch {
 	case v.err() != nil:
-		return "cannot tell: " + v.err().Error()
+		return "cannot tell: " + said(v.err())
 	case v.Garbage != nil:
-		return "the pointer cannot be read: " + v.Garbage.Error()
+		return "the pointer cannot be read: " + said(v.Garbage)
 	case v.Pointer.Release == "" && !v.HasHead:
 		return "nothing was pushed yet"
 	case v.lostHead():
@@ -150,7 +155,7 @@ func (v view) summary() string {
 
 // lostHead says that instances have seen epochs that the head does not know.
 func (v view) lostHead() bool {
-	return slices.ContainsFunc(v.Members, func(m fleet.Member) bool { return max(m.Vote.Epoch, m.Active.Epoch) > v.Head.Epoch })
+	return slices.ContainsFunc(v.Members, func(m fleet.Member) bool { return m.Newest() > v.Head.Epoch })
 }
 
 // underWay says what an open epoch waits for.
@@ -206,7 +211,9 @@ func (st Status) print(c *console, where string) {
 	c.say("%s", st.Line)
 	c.say("%s", where)
 	for _, p := range st.Problems {
-		c.say("problem    %s", p)
+		if !strings.HasSuffix(st.Line, p) { // else it is what the line says
+			c.say("problem    %s", p)
+		}
 	}
 	if p := st.Pointer; p != nil {
 		c.say("pointer    %s  sequence %d", p.Release, p.Sequence)

@@ -128,7 +128,7 @@ func (b *box) sigterm(machineGoes bool) {
 
 // calmDown ends all faults. What was terminated stays so; a last good release is pushed.
 func (w *world) calmDown() {
-	w.calm = true
+	w.calm, w.busy = true, false
 	for _, b := range w.boxes {
 		b.cut, b.s3cut, b.pausedUntil, b.sick = 0, 0, 0, false
 	}

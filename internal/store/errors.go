@@ -27,7 +27,8 @@ var (
 	ErrTooLarge      = errors.New("too large")
 	ErrChanged       = errors.New("object has changed")   // it is not the one that was listed or read
 	ErrExists        = errors.New("object exists")        // with other contents than those to be written
-	ErrDamaged       = errors.New("contents are damaged") // sum or length do not agree with the listing
+	ErrDamaged       = errors.New("contents are damaged") // sum or length do not agree with the listing, or with what was signed
+	ErrYoung         = errors.New("object is too young to delete")
 )
 
 // What only this package tells apart.
@@ -89,6 +90,8 @@ func answer(status int, header http.Header, api smithy.APIError, missing error) 
 		return missing
 	case status == http.StatusPreconditionFailed:
 		return ErrChanged
+	case status == http.StatusRequestedRangeNotSatisfiable:
+		return with(ErrDamaged, "it ends before the range that was asked for")
 	case conflict:
 		return errBusy
 	case is(expiredCodes):

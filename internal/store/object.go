@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/md5"
 	"encoding/hex"
@@ -31,19 +32,24 @@ const (
 // read fails with ErrDamaged, instead of io.EOF, when the contents do not have the listed size or,
 // where S3 says that the ETag is their MD5, not that sum: nothing that was read may be used then.
 func (s *Store) Open(ctx context.Context, id release.ID, obj release.Object) (io.ReadCloser, error) {
-	r := &reader{store: s, ctx: ctx, key: s.key(id, obj.Path), object: obj}
-	if err := r.open(); err != nil {
-		return nil, fmt.Errorf("read object %q: %w", obj.Path, err)
+	r := &reader{store: s, ctx: ctx, what: fmt.Sprintf("object %q", obj.Path), key: s.key(id, obj.Path), etag: obj.ETag, size: obj.Size}
+	if err := r.start(); err != nil {
+		return nil, err
 	}
 	return r, nil
 }
 
-// reader is one object's contents over as many connections as it takes.
+// reader is an object's contents, or a range of them, over as many connections as it takes.
 type reader struct {
-	store  *Store
-	ctx    context.Context // Open's: a reader has no other way to hear of an end
-	key    string
-	object release.Object
+	store *Store
+	ctx   context.Context // Open's: a reader has no other way to hear of an end
+	what  string          // for errors
+	key   string
+	etag  string   // empty: any
+	from  int64    // where in the object
+	size  int64    // bytes to read
+	part  bool     // of an object; else it must end after size
+	learn *learned // not nil: whatever is there, of at most size bytes, and this says what that was
 
 	body io.ReadCloser
 	sum  hash.Hash // nil: the ETag is not an MD5
@@ -53,36 +59,74 @@ type reader struct {
 	err  error     // of every further Read
 }
 
-// open asks for the rest of the object.
+// start opens a new reader.
+func (r *reader) start() error {
+	if err := r.open(); err != nil {
+		return r.fail(err)
+	}
+	return nil
+}
+
+// open asks for what is left to read.
 func (r *reader) open() error {
 	in := &s3.GetObjectInput{Bucket: &r.store.bucket, Key: &r.key}
-	if r.object.ETag != "" {
-		in.IfMatch = quoted(r.object.ETag)
+	if r.etag != "" {
+		in.IfMatch = quoted(r.etag)
 	}
-	if r.at > 0 {
-		in.Range = aws.String(fmt.Sprintf("bytes=%d-", r.at))
+	switch first := r.from + r.at; {
+	case r.part:
+		in.Range = aws.String(fmt.Sprintf("bytes=%d-%d", first, r.from+r.size-1))
+	case first > 0:
+		in.Range = aws.String(fmt.Sprintf("bytes=%d-", first))
 	}
-	out, err := r.store.client.GetObject(r.ctx, in, quiet)
+	sums := quiet
+	if in.Range != nil {
+		sums = unsummed
+	}
+	out, err := r.store.client.GetObject(r.ctx, in, sums)
 	if err != nil {
 		return fmt.Errorf("get object: %w", maybeMissing(explain(r.ctx, err, ErrNotFound)))
 	}
 	r.body = out.Body
-	if err := r.check(out); err != nil {
+	if err := cmp.Or(r.accept(out), r.check(out)); err != nil {
 		r.body.Close()
 		return fmt.Errorf("get object: %w", err)
 	}
-	if r.at == 0 && r.store.etagIsMD5(r.object.ETag, out.ServerSideEncryption) {
+	if r.at == 0 && !r.part && r.store.etagIsMD5(r.etag, out.ServerSideEncryption) {
 		r.sum = md5.New()
 	}
 	return nil
 }
 
-// check refuses an answer that is not the rest of the object.
-func (r *reader) check(out *s3.GetObjectOutput) error {
-	if r.at > 0 && !strings.HasPrefix(aws.ToString(out.ContentRange), fmt.Sprintf("bytes %d-", r.at)) {
-		return fmt.Errorf("%w: asked from byte %d, got %q", ErrUnavailable, r.at, aws.ToString(out.ContentRange))
+// learned is an object that was read without knowing it, and S3's clock.
+type learned struct {
+	Stored
+	date time.Time
+}
+
+// accept makes an object the one to be read.
+func (r *reader) accept(out *s3.GetObjectOutput) error {
+	if r.learn == nil || r.etag != "" {
+		return nil
 	}
-	if rest := r.object.Size - r.at; out.ContentLength != nil && *out.ContentLength != rest {
+	size := aws.ToInt64(out.ContentLength)
+	if size > r.size {
+		return fmt.Errorf("%w: %d bytes, limit %d", ErrTooLarge, size, r.size)
+	}
+	r.size, r.etag = size, unquoted(out.ETag)
+	*r.learn = learned{
+		Stored{Size: size, ETag: r.etag, Modified: aws.ToTime(out.LastModified)}, answered(out.ResultMetadata),
+	}
+	return nil
+}
+
+// check refuses an answer that is not what is left to read.
+func (r *reader) check(out *s3.GetObjectOutput) error {
+	first := r.from + r.at
+	if (r.part || first > 0) && !strings.HasPrefix(aws.ToString(out.ContentRange), fmt.Sprintf("bytes %d-", first)) {
+		return fmt.Errorf("%w: asked from byte %d, got %q", ErrUnavailable, first, aws.ToString(out.ContentRange))
+	}
+	if rest := r.size - r.at; out.ContentLength != nil && *out.ContentLength != rest {
 		return fmt.Errorf("%w: %d bytes instead of %d", ErrDamaged, *out.ContentLength, rest)
 	}
 	return nil
@@ -108,9 +152,9 @@ func (r *reader) Read(p []byte) (int, error) {
 			r.sum.Write(p[:n])
 		}
 		switch {
-		case r.at > r.object.Size:
-			return 0, r.fail(fmt.Errorf("%w: more than %d bytes", ErrDamaged, r.object.Size))
-		case r.at == r.object.Size && err != nil:
+		case r.at > r.size:
+			return 0, r.fail(fmt.Errorf("%w: more than %d bytes", ErrDamaged, r.size))
+		case r.at == r.size && err != nil:
 			r.err = r.finish(err)
 		case err != nil:
 			r.err = r.resume(err)
@@ -130,7 +174,7 @@ func (r *reader) finish(err error) error {
 		return r.fail(fmt.Errorf("%w: %s", ErrDamaged, reason(err)))
 	}
 	if r.sum != nil {
-		want, _ := hex.DecodeString(r.object.ETag) // etagIsMD5 has seen it
+		want, _ := hex.DecodeString(r.etag) // etagIsMD5 has seen it
 		if got := r.sum.Sum(nil); !bytes.Equal(got, want) {
 			return r.fail(fmt.Errorf("%w: MD5 %x instead of %x", ErrDamaged, got, want))
 		}
@@ -148,12 +192,12 @@ func (r *reader) resume(cause error) error {
 	for {
 		r.cuts++
 		if r.cuts > resumes {
-			return r.fail(fmt.Errorf("%w: cut at byte %d of %d: %s", ErrUnavailable, r.at, r.object.Size, reason(cause)))
+			return r.fail(fmt.Errorf("%w: cut at byte %d of %d: %s", ErrUnavailable, r.at, r.size, reason(cause)))
 		}
 		if err := wait(r.ctx, r.store.delay(r.cuts)); err != nil {
 			return r.fail(err)
 		}
-		r.store.log.Debug("connection cut, going on", "object", r.key, "at", r.at, "size", r.object.Size, "error", cause)
+		r.store.log.Debug("connection cut, going on", "object", r.key, "at", r.at, "size", r.size, "error", cause)
 		err := r.open()
 		if err == nil {
 			return nil
@@ -166,7 +210,7 @@ func (r *reader) resume(cause error) error {
 }
 
 func (r *reader) fail(err error) error {
-	r.err = fmt.Errorf("read object %q: %w", r.object.Path, err)
+	r.err = fmt.Errorf("read %s: %w", r.what, err)
 	return r.err
 }
 

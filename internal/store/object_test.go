@@ -114,6 +114,7 @@ func TestObjectThatChangedBetweenTwoPiecesIsNotStitched(t *testing.T) {
 func TestWrongContentsUnderTheRightETagAreDamaged(t *testing.T) {
 	o, server := options(t)
 	o.Config.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired // only the ETag vouches for them
+	o.Config.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 	s := New(o)
 	upload(t, s, "a.bin", big(100_000))
 	obj := only(t, s)

@@ -159,6 +159,11 @@ func (s *Store) protect(in *s3.PutObjectInput) {
 // quiet keeps the SDK from a warning for each object that was stored without a checksum.
 func quiet(o *s3.Options) { o.DisableLogOutputChecksumValidationSkipped = true }
 
+// unsummed is for a range. Some servers send the whole object's checksum with it, which it cannot have.
+func unsummed(o *s3.Options) {
+	o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
+}
+
 func quoted(etag string) *string { return aws.String(`"` + etag + `"`) }
 
 func unquoted(etag *string) string { return strings.Trim(aws.ToString(etag), `"`) }

@@ -1,25 +1,39 @@
-// Package store holds the releases of one site in S3, in the plain layout, and speaks about them in
-// the domain's words. S3's SDK appears nowhere else.
+// Package store holds the releases of one site in S3 and speaks about them in the domain's words. S3's
+// SDK appears nowhere else.
 //
 // Objects, below the bucket:
 //
-//	<prefix><site>/latest-deploy       the pointer: which release to run
-//	<prefix><site>/<release>/<path>    contents, one object a file
+//	<prefix><site>/latest-deploy             the pointer: which release to run
+//	<prefix><site>/<release>/<path>          plain layout: contents, one object a file
+//	<prefix><site>/m/<release>               packed layout: the manifest, or the tombstone of a dropped release
+//	<prefix><site>/d/<release>/<parent>      packed layout: a delta
+//	<prefix><site>/p/<sha256>                packed layout: a pack, named by its bytes
 //
-// Parties. push writes, agents only read. Contents never change: they are written under the
-// condition that nothing is there yet. The pointer is the one object that is replaced, under the
-// condition that it is still the one that was read. Nothing is ever deleted.
+// Parties. push writes, agents only read. Contents never change: they are written under the condition
+// that nothing is there yet. The pointer is replaced under the condition that it is still the one that was
+// read.
 //
-// Order of writes: contents first, the pointer last. A push that dies leaves objects that no
-// pointer names; a push that runs again finds them and goes on.
+// Order of writes: contents first, then delta and manifest, the pointer last. A push that dies leaves objects
+// that no pointer names; a push that runs again finds them and goes on. A pack on a cut connection is sent again,
+// and nothing else.
+//
+// Dropping. A manifest is replaced, under the condition that it is still the one that was listed, by a
+// tombstone: the line "s3pdtomb1" and a line for each key of a pack or delta that the release was made
+// of. A pack or delta may be deleted when no manifest references it, every tombstone that names it and the object
+// itself are older than [Grace], which is twice [PushTime]. That makes a push safe that began before the drop
+// and relies on what it then saw: it ends within PushTime. What it finds and nothing references, it relies on
+// only while that is younger than PushTime; older packs are written anew, which makes them young. Every age is the
+// difference of two times of S3's. Nothing else is ever deleted, and the pointer cannot be.
 //
 // Ambiguity. A request whose answer is lost may have worked, and a retry of a conditional write that
 // worked is refused. So every refused or unanswered write is followed by a look at what is there:
 // our own bytes are a success, however they got there.
 //
-// Trust. Objects are read under the ETag of the listing and must have its size; where the ETag is
-// known to be the contents' MD5, that must agree too. A pointer longer than 4 KB is refused before
-// it is read. What names and texts mean is package release's business.
+// Trust. Objects of the plain layout are read under the ETag of the listing and must have its size; where the
+// ETag is known to be the contents' MD5, that must agree too. A manifest or delta must have the SHA-256 and length
+// that the caller knows from the pointer. Ranges of packs have no sum of their own: who reads them verifies each
+// file. Everything is refused before more than its known or largest size is read. What names and texts mean is
+// package release's business.
 //
 // Time. There is no total limit on a transfer; a request in which no byte moves for 30 seconds is
 // given up. Requests are repeated up to five times when the network, a throttle or the server is

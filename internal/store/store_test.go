@@ -32,11 +32,16 @@ func options(t *testing.T) (Options, testenv.S3Server) {
 	}, server
 }
 
+// configWith has what the SDK's own loader sets, too.
 func configWith(key, secret string) aws.Config {
-	return aws.Config{Region: "us-east-1", Credentials: aws.CredentialsProviderFunc(
-		func(context.Context) (aws.Credentials, error) {
+	return aws.Config{
+		Region:                     "us-east-1",
+		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenSupported,
+		ResponseChecksumValidation: aws.ResponseChecksumValidationWhenSupported,
+		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 			return aws.Credentials{AccessKeyID: key, SecretAccessKey: secret}, nil
-		})}
+		}),
+	}
 }
 
 // fast makes a store that waits as little as possible between tries.

@@ -29,7 +29,10 @@ func (t *transport) Do(req *http.Request) (*http.Response, error) {
 
 	req = req.WithContext(ctx)
 	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = &requestBody{ReadCloser: req.Body, watch: w, sent: &t.sent}
+		meter := sentOf(ctx)
+		req.Body = &requestBody{
+			ReadCloser: req.Body, watch: w, left: req.ContentLength, sent: &t.sent, meter: meter, try: meter.next(),
+		}
 	}
 	resp, err := t.next.Do(req)
 	if err != nil {
@@ -66,15 +69,29 @@ func (w *watch) explain(err error) error {
 
 // requestBody is watched from the first to the last byte and then until the answer comes: the
 // connection takes the next bytes only when it got rid of others.
+//
+// The SDK closes the body, which then says io.EOF, as soon as the answer's head is there. To net/http a
+// body that ends early is a failed request, and it would close the connection while the answer is still
+// being read, which is S3's reason for refusing the request before it saw all of it. So such a body ends
+// when the answer was read. (A body that is complete must say io.EOF here too, and net/http must not
+// find the SDK's WriteTo, which says it where that is an error: only Read and Close are passed on.)
 type requestBody struct {
 	io.ReadCloser
 	watch *watch
+	left  int64 // bytes that are still to come
 	sent  *atomic.Int64
+	meter *sent
+	try   int
 }
 
 func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.sent.Add(int64(n))
+	b.meter.add(b.try, int64(n))
+	if b.left -= int64(n); b.left > 0 && n == 0 && err == io.EOF {
+		<-b.watch.ctx.Done() // by the answer's Close, its stall, or the caller
+		return 0, err
+	}
 	if b.watch.ctx.Err() == nil {
 		b.watch.timer.Reset(b.watch.limit)
 	}

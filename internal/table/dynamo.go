@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math"
-	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -62,7 +60,6 @@ func NewDynamo(o Options) *Dynamo {
 		// The SDK only logs a checksum that is wrong, and takes a missing one for that: then each refused
 		// condition is a line on stderr. TLS guards the bytes.
 		d.DisableValidateResponseChecksum = true
-		d.HTTPClient = sender{d.HTTPClient}
 		if o.Endpoint != "" {
 			d.BaseEndpoint = &o.Endpoint
 		}
@@ -83,20 +80,6 @@ func retryer(retryables ...retry.IsErrorRetryable) aws.Retryer {
 		// The attempts are bounded already; an empty bucket of tokens would only hide the real error.
 		o.RateLimiter = ratelimit.None
 	})
-}
-
-// sender sends requests whose bodies are only read, never asked to write themselves. The SDK closes a
-// body when the answer's head is there; net/http may look once more whether the body has ended, and the
-// SDK's WriteTo then says io.EOF, which counts as a failed request: the connection is closed while the
-// answer is still being read. Read says io.EOF too, and there it is right. On a busy machine this was
-// seen as "use of closed network connection".
-type sender struct{ dynamodb.HTTPClient }
-
-func (s sender) Do(r *http.Request) (*http.Response, error) {
-	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = struct{ io.ReadCloser }{r.Body}
-	}
-	return s.HTTPClient.Do(r)
 }
 
 // carefully makes a call repeat only what certainly did nothing.

@@ -9,10 +9,10 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	login "s3pulldeploy/internal/account"
 	"s3pulldeploy/internal/fleet"
 	"s3pulldeploy/internal/table/tabletest"
 	"s3pulldeploy/internal/testenv"
@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 func local(t *testing.T) *Dynamo {
 	t.Helper()
 	endpoint := testenv.DynamoDB(t)
-	cfg, err := config.LoadDefaultConfig(t.Context())
+	cfg, err := login.Load(t.Context(), login.Options{OwnEndpoints: true})
 	if err != nil {
 		t.Fatal(err)
 	}
