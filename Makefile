@@ -10,6 +10,10 @@ DYNAMODB_SHA256 := 03b10fa245d9953106150b9f0a4fa53ef20b1a3586f3af314c355d3d20763
 SEEDS ?= 10000
 FIRST ?= 1
 
+# What `-version` says. The same commit, built by the same Go, gives the same bytes.
+VERSION  = $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  = -X s3pulldeploy/internal/agent.Version=$(VERSION) -X s3pulldeploy/internal/push.Version=$(VERSION)
+
 TOOLS    := $(CURDIR)/.tools
 STAMPS   := $(TOOLS)/versitygw-$(VERSITYGW) $(TOOLS)/gofumpt-$(GOFUMPT) \
             $(TOOLS)/staticcheck-$(STATICCHECK) $(TOOLS)/dynamodb-$(DYNAMODB)
@@ -28,10 +32,10 @@ machine: # the Debian packages, or a list of what is missing; checks Go
 	@.ci/tools
 
 build: ## dist/agent and dist/push
-	CGO_ENABLED=0 go build -trimpath -o dist/ ./cmd/...
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o dist/ ./cmd/...
 
-test: tools ## all tests, with the race detector and the real parts; none is skipped
-	S3PULLDEPLOY_REQUIRE_PARTS=1 go test -race -count=1 -timeout 15m ./...
+test: tools ## all tests, with the race detector and the real parts, as root; none is skipped
+	S3PULLDEPLOY_REQUIRE_PARTS=1 .ci/root go test -race -count=1 -timeout 15m ./...
 	go test -count=1 -tags weakened -timeout 10m -run TestEachWeakenedRuleIsCaught ./internal/sim
 
 simulate: ## the protocol under SEEDS seeded runs of faults, from FIRST on

@@ -52,8 +52,8 @@ const (
 // defaultLayout is plain while this version writes no other; it becomes packed together with the packed layout.
 const defaultLayout = Plain
 
-// maxFile is the largest settings file in bytes.
-const maxFile = 1 << 20
+// MaxFile is the largest settings file in bytes.
+const MaxFile = 1 << 20
 
 // Config is the settings, complete with defaults. Durations are Go's; paths are absolute and clean.
 type Config struct {
@@ -196,14 +196,14 @@ func Load(path string, c Command) (*Config, error) {
 	return Parse(text, abs, c, os.LookupEnv)
 }
 
-// readFile reads no more than a little over maxFile, so that Parse can refuse what is larger.
+// readFile reads no more than a little over MaxFile, so that Parse can refuse what is larger.
 func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, errors.Unwrap(err)
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxFile+1))
+	return io.ReadAll(io.LimitReader(f, MaxFile+1))
 }
 
 // Parse is [Load] without the file: text as it was read from path, which must be absolute, with the variables that

@@ -35,8 +35,8 @@ const hooksPath = "hooks."
 
 // document decodes the one document of text into cfg.
 func (d *decoder) document(text []byte, cfg *Config) {
-	if len(text) > maxFile {
-		d.add("", fmt.Sprintf("is larger than %d bytes", maxFile), "", "")
+	if len(text) > MaxFile {
+		d.add("", fmt.Sprintf("is larger than %d bytes", MaxFile), "", "")
 		return
 	}
 	reader := yaml.NewDecoder(bytes.NewReader(text))

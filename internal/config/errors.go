@@ -25,6 +25,14 @@ type Error struct {
 
 // Error is one line: file:line: path: rule, not "value" (hint).
 func (e *Error) Error() string {
+	if e.Hint == "" {
+		return e.Text()
+	}
+	return e.Text() + " (" + e.Hint + ")"
+}
+
+// Text is Error without the hint, for who shows that in a place of its own.
+func (e *Error) Text() string {
 	var b strings.Builder
 	b.WriteString(e.File)
 	if e.Line > 0 {
@@ -36,9 +44,6 @@ func (e *Error) Error() string {
 	b.WriteString(": " + e.Rule)
 	if e.Value != "" {
 		b.WriteString(", not " + strconv.Quote(e.Value))
-	}
-	if e.Hint != "" {
-		b.WriteString(" (" + e.Hint + ")")
 	}
 	return b.String()
 }

@@ -100,7 +100,7 @@ func TestRequiredAndWholeFileErrors(t *testing.T) {
 		"site: promo\nbucket: my-bucket\nroot: /":    file + `:3: root: must be a directory below /, not "/"`,
 		"site: Promo\nbucket: a\nroot: /x":           file + `:1: site: must be 1 to 63 of a-z 0-9 - and begin with a letter or digit, not "Promo"` + "\n" + file + `:2: bucket: must be the name of a bucket: 3 to 63 letters, digits, dots and dashes, not "a"`,
 		"- a":                                        file + ":1: must be a mapping of keys to values",
-		"# nothing\n" + strings.Repeat(" ", maxFile): file + ": is larger than 1048576 bytes",
+		"# nothing\n" + strings.Repeat(" ", MaxFile): file + ": is larger than 1048576 bytes",
 	} {
 		_, err := parse(text)
 		if err == nil || !strings.HasPrefix(err.Error(), want) {

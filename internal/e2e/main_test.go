@@ -12,7 +12,6 @@ package e2e
 
 import (
 	"flag"
-	"os"
 	"testing"
 
 	"s3pulldeploy/internal/testenv"
@@ -55,18 +54,11 @@ func TestFleet(t *testing.T) {
 		{"opcache serves the new release", opcache},
 		{"two pushes at once", twoPushes},
 		{"two pushes of the same second", sameID},
+		{"both commands say the same version", versions},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			s.run(t, w)
 		})
-	}
-}
-
-// skipUnlessRoot leaves out what only root can set up.
-func skipUnlessRoot(t *testing.T, what string) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skipf("%s: needs root", what)
 	}
 }

@@ -33,7 +33,8 @@ func deploysOldTool(t *testing.T, w *world) {
 	serving(t, a, "ours")
 }
 
-// oldToolPulls does what the older tool's puller does with what we push in the plain layout.
+// oldToolPulls does what the older tool's puller does with what we push in the plain layout. It reads the first three
+// lines of a pointer, so it follows a rollback too, whose pointer has a fourth.
 func oldToolPulls(t *testing.T, w *world) {
 	s := newSite(t, w)
 	s.tree(files("one"))
@@ -41,23 +42,36 @@ func oldToolPulls(t *testing.T, w *world) {
 	check(t, os.Symlink("lib/deep", filepath.Join(s.app, "linked")))
 	o, _ := s.rollOut(0, "-deploy="+s.app)
 
+	want := files("one")
+	want["lib/link.php"], want["linked/b.txt"] = "one", "b"
+	if more := s.pulled(o, want); len(more) > 0 {
+		t.Errorf("the pointer of a deploy has more than three lines: %q", more)
+	}
+	two, _ := s.deploy(0, files("two"))
+	s.pulled(two, files("two"))
+	back, _ := s.rollOut(0, "-rollback="+o.Release)
+	if more := s.pulled(back, want); len(more) != 1 || more[0] != `kind "rollback"` {
+		t.Errorf("after three lines the pointer of a rollback has %q", more)
+	}
+}
+
+// pulled does what the older tool's puller does, wants these files of this push, and returns the lines of the pointer
+// that the older tool does not read.
+func (s *site) pulled(o outcome, want map[string]string) []string {
+	s.t.Helper()
 	pointer := s.object("latest-deploy")
 	lines := strings.Split(pointer, "\n")
-	if len(lines) != 3 {
-		t.Fatalf("the pointer has %d lines: %q", len(lines), pointer)
+	if len(lines) < 3 || lines[0] != o.Release || lines[1] != fmt.Sprint(o.Sequence) {
+		s.t.Fatalf("the pointer is %q, want %s and %d", pointer, o.Release, o.Sequence)
 	}
 	count, err := strconv.Atoi(lines[2])
-	check(t, err)
-	if lines[0] != o.Release || lines[1] != fmt.Sprint(o.Sequence) {
-		t.Errorf("the pointer is %q, want %s and %d", pointer, o.Release, o.Sequence)
-	}
+	check(s.t, err)
 	got := map[string]string{}
 	for _, name := range s.list(lines[0]) {
 		got[name] = s.object(lines[0] + "/" + name)
 	}
-	want := files("one")
-	want["lib/link.php"], want["linked/b.txt"] = "one", "b"
 	if len(got) != count || fmt.Sprint(got) != fmt.Sprint(want) {
-		t.Errorf("pulled %v (the pointer says %d files), want %v", got, count, want)
+		s.t.Errorf("pulled %v (the pointer says %d files), want %v", got, count, want)
 	}
+	return lines[3:]
 }

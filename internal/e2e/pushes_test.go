@@ -2,12 +2,15 @@ package e2e
 
 import (
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"s3pulldeploy/internal/testenv/parts"
 )
 
 // twoPushes: both have read the same pointer when the first writes it. One wins, and the other names the winner.
@@ -87,5 +90,19 @@ func sameID(t *testing.T, w *world) {
 	}
 	if code, text := s.request(http.MethodGet, s.name+"/latest-deploy", "", ""); code != http.StatusNotFound {
 		t.Errorf("there is a pointer: %d %s", code, text)
+	}
+}
+
+// versions: push and agent were built from one tree, and say which; that of a checkout is not "dev".
+func versions(t *testing.T, w *world) {
+	s := newSite(t, w)
+	push, agent := strings.Fields(s.push("-version").stdout), strings.Fields(s.call(w.agent, "-version").stdout)
+	if len(push) < 3 || len(agent) < 2 || push[1] != agent[1] || !strings.HasPrefix(push[2], "go1.") {
+		t.Fatalf("push says %q, agent %q", push, agent)
+	}
+	root, err := parts.ModuleRoot()
+	check(t, err)
+	if _, err := os.Stat(filepath.Join(root, ".git")); err == nil && push[1] == "dev" {
+		t.Errorf("the version is %q", push[1])
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"s3pulldeploy/internal/testenv"
 )
 
 // lookAgain bounds the wait until an agent looks again at a pointer whose release was not complete: 30 s, as the
@@ -102,7 +104,7 @@ func shortObject(t *testing.T, w *world) {
 
 // unfitMachines: what is wrong with one machine does not stop the others, is named, and passes.
 func unfitMachines(t *testing.T, w *world) {
-	skipUnlessRoot(t, "a full disk is a small tmpfs")
+	testenv.Root(t, "a full disk is a small tmpfs")
 	s := newSite(t, w)
 	fit := s.startAgent("i-0")
 	target := s.write("uploads/here", "")
@@ -110,7 +112,7 @@ func unfitMachines(t *testing.T, w *world) {
 	m := s.between() // only for the next one: what it downloads is counted
 	full := s.newAgent("i-2")
 	if err := syscall.Mount("tmpfs", full.root, "tmpfs", 0, "size=4m,mode=755"); err != nil {
-		t.Skipf("mount a small tmpfs: %v", err)
+		testenv.LeaveOut(t, fmt.Sprintf("mount a small tmpfs: %v", err))
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(full.root, 0); err != nil {
@@ -193,8 +195,11 @@ func unhealthy(t *testing.T, w *world) {
 	s.live(1, files("one"))
 	ill.Store(true)
 	o, r := s.deploy(1, files("two"))
-	if !strings.Contains(r.stderr, "not healthy") || !strings.Contains(o.Reason, "health check") || !strings.Contains(o.Reason, "500") {
+	if o.Outcome != "done" || o.Members != 0 || !strings.Contains(r.stderr, "not healthy") || !strings.Contains(o.Reason, "health check") || !strings.Contains(o.Reason, "500") {
 		t.Errorf("want exit 1 for the health check: %s", r)
+	}
+	if told := o.Release + " is flipped to, and 1 of 1 instance failed the check: i-0\n"; !strings.Contains(r.stderr, told) || strings.Contains(r.stderr, "is live") {
+		t.Errorf("want %q, and nothing called live: %s", told, r)
 	}
 	if m := s.status().member(a.id); !strings.Contains(m.Reason, "health check") {
 		t.Errorf("the row says %+v", m)

@@ -28,7 +28,7 @@ const (
 // hooksAndTree: which hooks run where, as whom and with what, on a deploy, a join and a rollback; and what a
 // release has besides its files.
 func hooksAndTree(t *testing.T, w *world) {
-	skipUnlessRoot(t, "hooks of another user")
+	testenv.Root(t, "hooks of another user")
 	s := newSite(t, w)
 	out := filepath.Join(s.dir, "out")
 	check(t, os.Mkdir(out, 0o755))

@@ -69,6 +69,9 @@ func (s *session) begin(ctx context.Context) (*site, view, error) {
 	}
 	v := site.look(ctx)
 	s.say("%s", site.line(v))
+	if mixed := v.versions(); mixed != "" {
+		s.warn("the live instances run different versions: %s", mixed)
+	}
 	return site, v, nil
 }
 

@@ -1,12 +1,15 @@
 package push
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"s3pulldeploy/internal/account"
+	"s3pulldeploy/internal/config"
 	"s3pulldeploy/internal/fleet"
 	"s3pulldeploy/internal/store"
 )
@@ -21,8 +24,8 @@ var hints = []struct {
 	{store.ErrRegion, "set `region` in the settings to the bucket's"},
 	{store.ErrNoCredentials, "set AWS_PROFILE or -profile"},
 	{fleet.ErrNoAccount, "set AWS_PROFILE or -profile"},
-	{store.ErrDenied, "the account that the first line names lacks a permission on the bucket"},
-	{fleet.ErrDenied, "the account that the first line names lacks a permission on the table"},
+	{store.ErrDenied, "these credentials lack a permission on the bucket: README.md lists what push needs"},
+	{fleet.ErrDenied, "these credentials lack a permission on the table: README.md lists what push needs"},
 	{fleet.ErrSchema, "the fleet runs a newer version: use that version of push"},
 	{store.ErrUnavailable, "the network or the server; the same command again goes on"},
 	{fleet.ErrUnavailable, "the network or the server; the same command again goes on"},
@@ -39,6 +42,19 @@ func (a advised) Unwrap() error { return a.error }
 // advise gives an error a hint.
 func advise(err error, advice string) error { return advised{err, advice} }
 
+// unsigned are the codes of S3 and DynamoDB for a request whose signature they do not believe. Both packages call that
+// denied, and it is; but no permission mends it.
+var unsigned = []string{
+	"SignatureDoesNotMatch", "InvalidSignatureException", "IncompleteSignature", "InvalidAccessKeyId", "InvalidClientTokenId",
+	"UnrecognizedClientException", "RequestTimeTooSkewed",
+}
+
+// isUnsigned says that the credentials themselves were refused.
+func isUnsigned(err error) bool {
+	return (errors.Is(err, store.ErrDenied) || errors.Is(err, fleet.ErrDenied)) &&
+		slices.ContainsFunc(unsigned, func(code string) bool { return strings.Contains(err.Error(), code) })
+}
+
 // hint is the advice for a person who meets err, or "".
 func hint(err error) string {
 	var own advised
@@ -48,6 +64,13 @@ func hint(err error) string {
 	if h := account.Hint(err); h != "" {
 		return h
 	}
+	var settings *config.Error
+	if errors.As(err, &settings) {
+		return cmp.Or(settings.Hint, "config.sample.yml has every key with its rule")
+	}
+	if isUnsigned(err) {
+		return "the access key or its secret is wrong, or this machine's clock is"
+	}
 	for _, h := range hints {
 		if errors.Is(err, h.which) {
 			return h.hint
@@ -56,13 +79,76 @@ func hint(err error) string {
 	return ""
 }
 
-// complain prints an error, a line for each of its parts, and a line of advice where there is any.
-func complain(w io.Writer, err error) {
-	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintf(w, "push: %s\n", line)
+// said is the text of an error for people: without the advice, which has a line of its own, and without what a
+// service adds where our own words say it all.
+func said(err error) string {
+	text := err.Error()
+	var settings *config.Error
+	if errors.As(err, &settings) {
+		text = strings.ReplaceAll(text, settings.Error(), settings.Text())
 	}
-	if h := hint(err); h != "" {
-		fmt.Fprintf(w, "push: hint: %s\n", h)
+	if ours := fleet.ErrNoTable.Error(); errors.Is(err, fleet.ErrNoTable) {
+		if before, _, found := strings.Cut(text, ours); found {
+			text = before + ours
+		}
+	}
+	return text
+}
+
+// each takes joined errors apart; what is joined says what its parts say, a line for each.
+func each(err error) []error {
+	switch e := err.(type) {
+	case kind:
+		return each(e.error)
+	case interface{ Unwrap() []error }:
+		var parts []error
+		var texts []string
+		for _, part := range e.Unwrap() {
+			parts, texts = append(parts, each(part)...), append(texts, part.Error())
+		}
+		if len(texts) > 1 && strings.Join(texts, "\n") == err.Error() {
+			return parts
+		}
+	}
+	return []error{err}
+}
+
+// cause is what two errors have in common when the one would not be there without the other.
+func cause(err error) string {
+	var own *account.Error
+	if errors.As(err, &own) {
+		return own.Error()
+	}
+	for _, h := range hints {
+		if errors.Is(err, h.which) {
+			return h.which.Error()
+		}
+	}
+	return said(err)
+}
+
+// causes are the errors of a list that are not nil, the first of each cause.
+func causes(list ...error) []error {
+	var found []error
+	seen := map[string]bool{}
+	for _, err := range list {
+		if err != nil && !seen[cause(err)] {
+			seen[cause(err)] = true
+			found = append(found, err)
+		}
+	}
+	return found
+}
+
+// complain prints an error, a line for each of its parts, each with a line of advice where there is any.
+func complain(w io.Writer, err error) {
+	for _, part := range each(err) {
+		for line := range strings.SplitSeq(said(part), "\n") {
+			fmt.Fprintf(w, "push: %s\n", line)
+		}
+		if h := hint(part); h != "" {
+			fmt.Fprintf(w, "push: hint: %s\n", h)
+		}
 	}
 }
 

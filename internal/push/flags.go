@@ -1,6 +1,7 @@
 package push
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -57,6 +58,8 @@ func init() { // a verb's code mentions other verbs: as a plain variable this wo
 type options struct {
 	verb string
 	arg  string // the verb's value: the directory, the release, or ""
+	// fault is what is wrong with a verb, in words of our own: package flag would call each a "boolean flag".
+	fault error
 
 	message, commit, layout, maxExcluded string
 	wait, dryRun, force, json            bool
@@ -76,17 +79,17 @@ func (v verbFlag) String() string { return "" }
 func (v verbFlag) IsBoolFlag() bool { return v.o != nil && verbs[v.name].value != "DIR" }
 
 func (v verbFlag) Set(value string) error {
-	if v.o.verb != "" {
-		return fmt.Errorf("one verb a call: -%s was given already", v.o.verb)
-	}
 	if v.IsBoolFlag() && value == "true" {
 		value = ""
 	}
-	if value != "" && verbs[v.name].value == "" {
-		return fmt.Errorf("takes no value")
+	switch {
+	case v.o.verb != "":
+		v.o.fault = fmt.Errorf("one verb a call: -%s was given already", v.o.verb)
+	case value != "" && verbs[v.name].value == "":
+		v.o.fault = fmt.Errorf("-%s takes no value", v.name)
 	}
 	v.o.verb, v.o.arg = v.name, value
-	return nil
+	return v.o.fault
 }
 
 // parse reads the command line. Its error is [flag.ErrHelp] when help was asked for.
@@ -94,7 +97,7 @@ func parse(args []string) (options, error) {
 	var o options
 	set := flagSet(&o)
 	if err := set.Parse(args); err != nil {
-		return o, err
+		return o, cmp.Or(o.fault, err)
 	}
 	if set.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q: values are given as -flag=value", set.Arg(0))
@@ -162,7 +165,7 @@ func (o options) check(set *flag.FlagSet) error {
 // usage prints what push can do.
 func usage(w io.Writer) {
 	fmt.Fprint(w, "push moves a site's fleet to a release. One verb a call:\n\n")
-	for _, name := range []string{verbDeploy, "rollback", "status", "releases", "init", "show", verbVersion} {
+	for _, name := range []string{verbDeploy, "rollback", "status", "releases", "abort", "retry", "init", "show", verbVersion} {
 		v := verbs[name]
 		value := v.value
 		if value == "DIR" {

@@ -153,7 +153,7 @@ func (w *watcher) readMembers(ctx context.Context) error {
 func (w *watcher) tell(err error) {
 	text := ""
 	if err != nil {
-		text = err.Error()
+		text = said(err)
 	}
 	if text != w.trouble && text != "" {
 		w.say("cannot look at the fleet: %s", text)
@@ -254,7 +254,7 @@ func (w *watcher) finish(r *Result, outcome Outcome, reason string) {
 	}
 	r.unhealthy = h.Sequence == w.sequence && h.Good.Sequence != w.sequence
 	var first, last int64
-	r.Members, r.Without = 0, nil
+	r.Members, r.Without, r.Failed = 0, nil, nil
 	for _, m := range w.members {
 		switch {
 		case m.Active.Epoch == epoch:
@@ -266,9 +266,13 @@ func (w *watcher) finish(r *Result, outcome Outcome, reason string) {
 			}
 		case m.Phase != fleet.Join && h.Epoch == epoch:
 			r.Without = append(r.Without, m.Instance)
+			if m.Failed == epoch {
+				r.Failed = append(r.Failed, m.Instance)
+			}
 		}
 	}
 	slices.Sort(r.Without)
+	slices.Sort(r.Failed)
 	r.Excluded = len(r.Without)
 	r.FlipSpreadMS = last - first
 	now := time.Now()

@@ -1,6 +1,7 @@
 package push
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,7 +61,7 @@ func (s *session) initialise(ctx context.Context) error {
 // restored from a backup. It returns nil where nothing is lost.
 func (s *site) mendHead(ctx context.Context) (*fleet.Head, error) {
 	v := s.look(ctx)
-	if err := v.err(); err != nil {
+	if err := cmp.Or(v.err(), v.newer()); err != nil {
 		return nil, err
 	}
 	if !v.lostHead() {

@@ -4,20 +4,22 @@
 // by themselves. push never talks to an instance: it reads the fleet's items, and writes to them only what it asks for.
 //
 // Order of writes of -deploy. Everything is checked before the first byte goes out: the tree, the bucket, the
-// table, a freeze, the pointer. Then the contents, then a look at what is there, then the pointer, under the condition that it
+// table, the versions of the instances, a freeze, the pointer. Then the contents, then a look at what is there, then the pointer, under the condition that it
 // is still the one that was read; last a hint for the fleet, which only saves time. A push that dies before the pointer
 // has changed nothing for anybody. -rollback is the same without contents.
 //
 // The plain layout follows links inside the tree, files and directories, as `aws s3 sync` does. A link
 // that leaves the tree, is absolute, broken or leads back into itself is an error. Modes and empty directories
 // are lost. The pointer has exactly three lines, which an older tool of the same shape reads, unless the caller asks for
-// something that has no other home: -message, -commit, -max-excluded, a rollback. Then `key "value"` lines follow.
+// something that has no other home: -message, -commit, -max-excluded, a rollback. Then `key "value"` lines follow, which
+// that tool does not read. Never part of a release are .git, .deployignore, and the settings file with its copies.
 //
 // Waiting. The release's sequence is followed through its epochs, retries included, until it is live, given up, or
 // overtaken; [Outcome] has the ends. Interrupting push stops the waiting and nothing else.
 //
 // Output. Human text goes to stdout, with -json to stderr, where errors, warnings and the progress bar always
-// go; -json prints one object for the verb's outcome, and nothing for an error. Exit codes are one table, see
+// go; -json prints one object for the verb's outcome, and nothing for an error. A release that is flipped to but fails
+// its check has outcome "done", because the fleet has moved, with its reason, and exit code 1. Exit codes are one table, see
 // [exits]. Colours are never used.
 package push
 
@@ -27,6 +29,8 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"runtime"
+	"runtime/debug"
 
 	"s3pulldeploy/internal/config"
 )
@@ -129,13 +133,38 @@ type session struct {
 }
 
 func (s *session) version(context.Context) error {
+	goVersion, revision := built()
 	if s.json {
 		return s.object(struct {
-			Version string `json:"version"`
-		}{Version})
+			Version  string `json:"version"`
+			Go       string `json:"go"`
+			Revision string `json:"revision"` // of the source; empty where the build did not know it
+		}{Version, goVersion, revision})
 	}
-	_, err := fmt.Fprintln(s.stdout, "push", Version)
+	line := fmt.Sprintf("push %s %s", Version, goVersion)
+	if revision != "" {
+		line += " revision " + revision
+	}
+	_, err := fmt.Fprintln(s.stdout, line)
 	return err
+}
+
+// built is what the toolchain noted of this build: its version, and the revision of the source, with "+changes" where
+// that was edited.
+func built() (goVersion, revision string) {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return runtime.Version(), ""
+	}
+	set := map[string]string{}
+	for _, s := range info.Settings {
+		set[s.Key] = s.Value
+	}
+	revision = set["vcs.revision"]
+	if set["vcs.modified"] == "true" {
+		revision += "+changes"
+	}
+	return info.GoVersion, revision
 }
 
 // show prints the settings in force; secrets are masked.

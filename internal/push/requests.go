@@ -1,6 +1,7 @@
 package push
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,7 +53,7 @@ func (s *session) asking(ctx context.Context) (*site, view, error) {
 	if err != nil {
 		return nil, view{}, err
 	}
-	if err := v.err(); err != nil {
+	if err := cmp.Or(v.err(), v.newer()); err != nil {
 		return nil, view{}, err
 	}
 	if !v.HasHead || v.Pointer.Release == "" {

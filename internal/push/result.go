@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,10 +39,12 @@ type Result struct {
 	// Excluded is how many instances the rollout did not take along; Without are their ids.
 	Excluded int      `json:"excluded"`
 	Without  []string `json:"-"`
+	// Failed are those of them that flipped and failed the check, or could not flip.
+	Failed []string `json:"-"`
 	// LiveMS is from the start of push to the last flip, FlipSpreadMS from the first flip to the last; by the instances' clocks.
 	LiveMS       int64  `json:"live_ms"`
 	FlipSpreadMS int64  `json:"flip_spread_ms"`
-	Reason       string `json:"reason"` // of an abort; of what is wrong although it is live
+	Reason       string `json:"reason"` // of an abort; of what is wrong although it is done
 
 	unproven  bool // an instance that serves it does not ask PHP
 	unhealthy bool // done, but the fleet does not call it good
@@ -69,12 +72,7 @@ func (r *Result) line() string {
 	fresh := fmt.Sprintf("%s (%s) new", count(r.Files-r.UnchangedFiles, "file"), amount(r.UploadedBytes))
 	switch r.Outcome {
 	case Done:
-		line := fmt.Sprintf("%s is live: %s, %s, live in %s, flips within %s", r.Release, fresh, count(r.Members, "instance"),
-			span(time.Duration(r.LiveMS)*time.Millisecond), span(time.Duration(r.FlipSpreadMS)*time.Millisecond))
-		if r.Excluded > 0 {
-			line += ", without " + strings.Join(r.Without, ", ")
-		}
-		return line
+		return r.done(fresh)
 	case Published:
 		if r.Members == 0 {
 			return fmt.Sprintf("%s is published: %s; no instance is live, the first one will bring it up", r.Release, fresh)
@@ -91,6 +89,26 @@ func (r *Result) line() string {
 	return ""
 }
 
+// done is the line of a committed release. Where the fleet does not call it good it says who serves it, not that it is live.
+func (r *Result) done(fresh string) string {
+	line := fmt.Sprintf("%s is live: %s, %s, live in %s, flips within %s", r.Release, fresh, count(r.Members, "instance"),
+		span(time.Duration(r.LiveMS)*time.Millisecond), span(time.Duration(r.FlipSpreadMS)*time.Millisecond))
+	missing := r.Without
+	if r.unhealthy {
+		missing = slices.DeleteFunc(slices.Clone(missing), func(id string) bool { return slices.Contains(r.Failed, id) })
+		line = fmt.Sprintf("%s is flipped to, and ", r.Release)
+		if n := len(r.Failed); n > 0 {
+			line += fmt.Sprintf("%d of %s failed the check: %s", n, count(r.Members+n, "instance"), strings.Join(r.Failed, ", "))
+		} else {
+			line += "it is served by " + count(r.Members, "instance")
+		}
+	}
+	if len(missing) > 0 {
+		line += ", without " + strings.Join(missing, ", ")
+	}
+	return line
+}
+
 // err is the end that the exit code tells.
 func (r *Result) err() error {
 	what := fmt.Sprintf("roll out %s", r.Release)
@@ -98,7 +116,7 @@ func (r *Result) err() error {
 	switch r.Outcome {
 	case Done:
 		if r.unhealthy {
-			return advise(fmt.Errorf("%s: it is live, but not healthy: %s", what, reason), "`push -rollback` goes back")
+			return advise(fmt.Errorf("%s: it is flipped to, but not healthy: %s", what, reason), "`push -rollback` goes back")
 		}
 	case Aborted:
 		return kind{errAborted, advise(fmt.Errorf("%s: aborted: %s", what, reason), "nothing was flipped; `push -status` shows each instance")}

@@ -1,10 +1,14 @@
 package push
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -135,9 +139,40 @@ func (s *site) line(v view) string {
 	return fmt.Sprintf("%s in %s, %s, %s", s.cfg.Site, s.cfg.Bucket, s.who, instances)
 }
 
+// newer refuses a fleet with an instance whose items this version may not understand.
+func (v view) newer() error {
+	for _, m := range v.Members {
+		if live(m, v.Now) && m.Schema > fleet.Schema {
+			return fmt.Errorf("instance %q runs version %q, whose items have schema %d where this push knows %d: %w",
+				m.Instance, m.Version, m.Schema, fleet.Schema, fleet.ErrSchema)
+		}
+	}
+	return nil
+}
+
+// versions names the versions that the live instances run, if they are several: "2 of 1.3, 1 of 1.2".
+func (v view) versions() string {
+	runs := map[string]int{}
+	for _, m := range v.Members {
+		if live(m, v.Now) {
+			runs[cmp.Or(m.Version, "unknown")]++
+		}
+	}
+	if len(runs) < 2 {
+		return ""
+	}
+	names := slices.SortedFunc(maps.Keys(runs), func(a, b string) int {
+		return cmp.Or(runs[b]-runs[a], strings.Compare(a, b))
+	})
+	for i, name := range names {
+		names[i] = fmt.Sprintf("%d of %s", runs[name], name)
+	}
+	return strings.Join(names, ", ")
+}
+
 // usable refuses what neither a deploy nor a rollback can go on from.
 func (v view) usable(force bool) error {
-	if err := v.err(); err != nil {
+	if err := cmp.Or(v.err(), v.newer()); err != nil {
 		return err
 	}
 	if v.Garbage == nil || force {

@@ -2,12 +2,14 @@ package push
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"s3pulldeploy/internal/fleet"
 	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/store"
 )
 
 func TestStatusBeginsWithWhatIsStuck(t *testing.T) {
@@ -51,6 +53,46 @@ func TestStatusBeginsWithWhatIsStuck(t *testing.T) {
 		if got := v.summary(); !strings.HasPrefix(got, want) {
 			t.Errorf("%q, want it to begin with %q", got, want)
 		}
+	}
+}
+
+func TestStatusNamesEachCauseOnce(t *testing.T) {
+	noTable := func(what string) error {
+		return fmt.Errorf("%s: %w: ResourceNotFoundException: Cannot do operations", what, fleet.ErrNoTable)
+	}
+	v := view{HeadErr: noTable("read head"), MembersErr: noTable("read members"), BucketErr: store.ErrUnavailable, PointerErr: store.ErrUnavailable}
+	st := v.status("shop")
+	if got, want := strings.Join(st.Problems, "; "), "S3 unavailable; read head: table does not exist"; got != want {
+		t.Errorf("problems %q, want %q", got, want)
+	}
+	var human strings.Builder
+	st.print(&console{human: &human}, "shop in b")
+	if got, want := human.String(), "cannot tell: S3 unavailable\nshop in b\nproblem    read head: table does not exist\n"; got != want {
+		t.Errorf("printed %q, want %q", got, want)
+	}
+}
+
+func TestVersionsOfLiveInstancesAreComparedBeforeAPush(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	member := func(id, version string, schema, age int64) fleet.Member {
+		return fleet.Member{Instance: id, Phase: fleet.Serve, Version: version, Schema: schema, Seen: now.Unix() - age}
+	}
+	v := view{Now: now, Members: []fleet.Member{
+		member("i-1", "1.2", 1, 5), member("i-2", "1.3", 1, 5), member("i-3", "1.3", 0, 5), member("i-4", "1.4", 2, 3600),
+	}}
+	if got := v.versions(); got != "2 of 1.3, 1 of 1.2" {
+		t.Errorf("versions %q", got)
+	}
+	if err := v.usable(false); err != nil {
+		t.Errorf("only an instance that is gone is newer: %v", err)
+	}
+	if v.Members = v.Members[1:3]; v.versions() != "" {
+		t.Errorf("all the same: %q", v.versions())
+	}
+	v.Members = append(v.Members, member("i-5", "2.0", fleet.Schema+1, 5))
+	err := v.usable(true) // -force is for pointers
+	if err == nil || exitCode(err) != exitFailed || !strings.Contains(err.Error(), `"i-5" runs version "2.0"`) || !strings.Contains(hint(err), "that version of push") {
+		t.Errorf("a live instance is newer: %v, hint %q", err, hint(err))
 	}
 }
 

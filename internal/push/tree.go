@@ -1,10 +1,8 @@
 package push
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -17,8 +15,8 @@ import (
 	"s3pulldeploy/internal/release"
 )
 
-// ignoreFile holds patterns beside those of the settings; it lies at the top of the tree, and is deployed like any
-// other file unless it names itself.
+// ignoreFile holds patterns beside those of the settings; it lies at the top of the tree. Like .git it is about the
+// way to a release and no part of one.
 const ignoreFile = ".deployignore"
 
 // Tree is a directory on this machine as it will be a release: links followed, ignored files left out. It must
@@ -42,7 +40,8 @@ type File struct {
 func Scan(dir string, c *config.Config) (*Tree, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, kind{errUsage, fmt.Errorf("scan %q: %w", dir, errors.Unwrap(err))}
+		err = fmt.Errorf("scan %q: %w", dir, errors.Unwrap(err))
+		return nil, kind{errUsage, advise(err, "-deploy takes the directory of the application, such as -deploy=app/")}
 	}
 	s := &scanner{root: root, tree: &Tree{root: root}}
 	if err := s.scan(c); err != nil {
@@ -94,7 +93,7 @@ type scanner struct {
 	root   *os.Root
 	tree   *Tree
 	ignore *release.Ignore
-	config fs.FileInfo   // of the settings file; nil when it cannot be looked at
+	config *settings
 	above  []fs.FileInfo // the directories that lead to where the walk is
 }
 
@@ -104,12 +103,13 @@ func (s *scanner) scan(c *config.Config) error {
 		return err
 	}
 	s.ignore = release.NewIgnore(patterns)
-	s.config, _ = os.Stat(c.Path)
+	s.config = settingsOf(c)
 	if err := s.dir("."); err != nil {
 		return err
 	}
 	if len(s.tree.Files) == 0 {
-		return kind{errUsage, errors.New("nothing to deploy: it is empty, or everything is ignored")}
+		return kind{errUsage, advise(errors.New("nothing to deploy: it is empty, or everything is ignored"),
+			"is it the right directory? What stays out is in `ignore` of the settings and in "+ignoreFile)}
 	}
 	slices.SortFunc(s.tree.Files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
 	if err := s.reserved(c); err != nil {
@@ -168,7 +168,7 @@ func (s *scanner) dir(name string) error {
 // entry adds one name of a directory. Patterns for directories also match links to them, which will be directories.
 func (s *scanner) entry(name string, mode fs.FileMode) error {
 	link := mode&fs.ModeSymlink != 0
-	if s.ignore.Match(name, mode.IsDir()) {
+	if name == ignoreFile || s.ignore.Match(name, mode.IsDir()) {
 		return nil
 	}
 	if link {
@@ -203,8 +203,9 @@ func (s *scanner) file(name string) error {
 	if err != nil {
 		return fmt.Errorf("look at %q: %w", name, errors.Unwrap(err))
 	}
-	if s.config != nil && os.SameFile(s.config, info) {
-		return nil // the settings are nobody's business on the web
+	same, err := s.settings(name, in, info)
+	if err != nil || same {
+		return err // the settings are nobody's business on the web
 	}
 	if len(s.tree.Files) == release.MaxFiles {
 		return fmt.Errorf("more than %d files", release.MaxFiles)
@@ -276,65 +277,4 @@ func (t *Tree) warnOfCase() {
 			seen[lower] = name
 		}
 	}
-}
-
-// secrets looks for private keys and .env files, as the setting says.
-func (s *scanner) secrets(mode string) error {
-	if mode == config.Allow {
-		return nil
-	}
-	var found []string
-	for _, f := range s.tree.Files {
-		what, err := s.secret(f)
-		if err != nil {
-			return err
-		}
-		if what != "" {
-			found = append(found, fmt.Sprintf("%q %s", f.Path, what))
-		}
-	}
-	if mode == config.Warn {
-		s.tree.Warnings = append(s.tree.Warnings, found...)
-		return nil
-	}
-	if len(found) == 0 {
-		return nil
-	}
-	more := ""
-	if n := len(found); n > 3 {
-		found, more = found[:3], fmt.Sprintf(" and %d more", n-3)
-	}
-	return advise(fmt.Errorf("%s%s", strings.Join(found, ", "), more),
-		"put it into "+ignoreFile+"; if it belongs into every release, set `secrets: warn` or `secrets: allow`")
-}
-
-// secret says what secret a file looks like, or "".
-func (s *scanner) secret(f File) (string, error) {
-	base := path.Base(f.Path)
-	if suffix, ok := strings.CutPrefix(base, ".env"); ok {
-		switch suffix {
-		case ".example", ".dist", ".sample", ".template": // made to be seen
-			return "", nil
-		}
-		if suffix == "" || suffix[0] == '.' {
-			return "holds an environment's secrets", nil
-		}
-	}
-	if ext := path.Ext(base); ext != ".pem" && ext != ".key" && !strings.HasPrefix(base, "id_") {
-		return "", nil
-	}
-	in, err := s.tree.Open(f)
-	if err != nil {
-		return "", err
-	}
-	defer in.Close()
-	const enough = 1 << 20 // a key behind a long chain of certificates
-	text, err := io.ReadAll(io.LimitReader(in, enough))
-	if err != nil {
-		return "", fmt.Errorf("read %q: %w", f.Path, errors.Unwrap(err))
-	}
-	if bytes.Contains(text, []byte("PRIVATE KEY-----")) {
-		return "is a private key", nil
-	}
-	return "", nil
 }

@@ -71,7 +71,7 @@ func TestScanTakesWhatWillBeARelease(t *testing.T) {
 		"git and ignored files are left out": {
 			tree: map[string]string{
 				".git/HEAD": "1", "sub/.git": "gitdir: x", "a.log": "1", "tmp/x": "1", "x": "1",
-				".deployignore": "tmp/\n.deployignore\n",
+				".deployignore": "tmp/\n",
 			},
 			config: config.Config{Ignore: []string{"*.log"}}, want: "x",
 		},
@@ -157,13 +157,39 @@ func TestScanLeavesTheSettingsOut(t *testing.T) {
 	}
 }
 
+func TestScanLeavesACopyOfTheSettingsOutAndWarnsOfOthers(t *testing.T) {
+	const ours = "site: shop\nbucket: deploys\n"
+	own := filepath.Join(t.TempDir(), "config.yml")
+	if err := os.WriteFile(own, []byte(ours), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Load(own, config.ForPush)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := scanned(t, plant(t, map[string]string{
+		"copy": ours, "a/config.yml": ours, // as they are
+		"b/agent.yaml": ours + "root: /var/www/shop\n", "b/staging.yml": "site: shop-staging\nbucket: deploys\n",
+		"services.yml": "services: {a: b}\n", "notes.txt": ours + "\n", "same-size": strings.Repeat("x", len(ours)),
+	}), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := paths(tree), "b/agent.yaml b/staging.yml notes.txt same-size services.yml"; got != want {
+		t.Errorf("files %q, want %q", got, want)
+	}
+	if len(tree.Warnings) != 1 || !strings.HasPrefix(tree.Warnings[0], `"b/agent.yaml" is a settings file of shop`) {
+		t.Errorf("warnings %q, want one of b/agent.yaml", tree.Warnings)
+	}
+}
+
 func TestScanWithoutFilesIsWrongUsage(t *testing.T) {
 	for name, dir := range map[string]string{
 		"missing": filepath.Join(t.TempDir(), "none"), "empty": plant(t, nil),
-		"all ignored": plant(t, map[string]string{".git/x": "1", ".deployignore": ".deployignore"}),
+		"all ignored": plant(t, map[string]string{".git/x": "1", ".deployignore": ""}),
 	} {
-		if _, err := scanned(t, dir, &config.Config{}); !errors.Is(err, errUsage) {
-			t.Errorf("%s: %v is no wrong usage", name, err)
+		if _, err := scanned(t, dir, &config.Config{}); !errors.Is(err, errUsage) || hint(err) == "" {
+			t.Errorf("%s: %v, hint %q: want wrong usage with a hint", name, err, hint(err))
 		}
 	}
 }

@@ -5,8 +5,8 @@
 // bucket and a table of its own ([S3Server.NewBucket], [Name]). A package that uses parts calls [Main]
 // from its TestMain. Without it, and after a panic, the kernel ends what was started.
 //
-// Where a part is not installed the test is skipped and says what is left out. `make test` installs
-// everything and sets S3PULLDEPLOY_REQUIRE_PARTS=1, which turns the skip into a failure.
+// Where a part is not installed, or root is needed and not there, the test is skipped and says what is left out. `make test`
+// installs everything, runs as root and sets S3PULLDEPLOY_REQUIRE_PARTS=1, which turns the skip into a failure.
 package testenv
 
 import (
@@ -178,10 +178,29 @@ func Require(t testing.TB, leftOut string, err error) {
 	t.Helper()
 	switch {
 	case err == nil:
-	case errors.Is(err, parts.ErrMissing) && os.Getenv("S3PULLDEPLOY_REQUIRE_PARTS") != "1":
-		t.Skipf("%s are left out, `make test` installs what they need: %v", leftOut, err)
+	case errors.Is(err, parts.ErrMissing):
+		LeaveOut(t, fmt.Sprintf("%s are left out, `make test` installs what they need: %v", leftOut, err))
 	default:
 		t.Fatalf("%s: %v", leftOut, err)
+	}
+}
+
+// LeaveOut ends a test that this machine cannot run: skipped with the reason, or failed where
+// S3PULLDEPLOY_REQUIRE_PARTS=1 says that nothing may be left out.
+func LeaveOut(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv("S3PULLDEPLOY_REQUIRE_PARTS") == "1" {
+		t.Fatalf("%s; S3PULLDEPLOY_REQUIRE_PARTS=1 allows no skip", why)
+	} else {
+		t.Skipf("%s", why)
+	}
+}
+
+// Root ends a test that only root can run, as [LeaveOut] does. What is what root is needed for.
+func Root(t testing.TB, what string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		LeaveOut(t, what+": needs root, `make test` uses sudo where it asks nothing")
 	}
 }
 

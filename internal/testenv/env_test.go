@@ -209,3 +209,15 @@ func TestOnlyAPartThatIsNotInstalledSkipsAndOnlyWhereThatIsAllowed(t *testing.T)
 		})
 	}
 }
+
+func TestWhoIsNotRootLeavesOutWhatNeedsRoot(t *testing.T) {
+	for _, required := range []string{"", "1"} {
+		t.Setenv("S3PULLDEPLOY_REQUIRE_PARTS", required)
+		var got outcome
+		testenv.Root(&got, "a mount")
+		leftOut := os.Geteuid() != 0
+		if (got.skipped != "") != (leftOut && required == "") || (got.failed != "") != (leftOut && required == "1") {
+			t.Errorf("required %q, as user %d: skipped %q, failed %q", required, os.Geteuid(), got.skipped, got.failed)
+		}
+	}
+}

@@ -125,19 +125,34 @@ func StartDynamoDB(ctx context.Context, dir string) (*DynamoDB, error) {
 	return &DynamoDB{Process: p, Endpoint: endpoint}, nil
 }
 
-// Build builds cmd/<name> of this module into dir and returns the executable's path.
+// Build builds cmd/<name> of this module into dir, with the version that `make build` gives it, and returns the
+// executable's path.
 func Build(ctx context.Context, dir, name string, tags ...string) (string, error) {
 	root, err := ModuleRoot()
 	if err != nil {
 		return "", fmt.Errorf("build %s: %w", name, err)
 	}
 	out := filepath.Join(dir, strings.Join(append([]string{name}, tags...), "-"))
-	cmd := exec.CommandContext(ctx, "go", "build", "-tags", strings.Join(tags, ","), "-o", out, "./cmd/"+name)
+	cmd := exec.CommandContext(ctx, "go", "build", "-tags", strings.Join(tags, ","), "-ldflags", versionFlags(ctx, root),
+		"-o", out, "./cmd/"+name)
 	cmd.Dir = root
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s: %w\n%s", name, err, text)
 	}
 	return out, nil
+}
+
+// versionFlags makes the linker set both commands' version to what git calls this tree; nothing where that is no
+// checkout.
+func versionFlags(ctx context.Context, root string) string {
+	cmd := exec.CommandContext(ctx, "git", "describe", "--tags", "--always", "--dirty")
+	cmd.Dir = root
+	text, err := cmd.Output()
+	if err != nil {
+		return ""
+	}
+	version := strings.TrimSpace(string(text))
+	return fmt.Sprintf("-X s3pulldeploy/internal/agent.Version=%[1]s -X s3pulldeploy/internal/push.Version=%[1]s", version)
 }
 
 // Environ is the whole environment for a child that must use these servers: ours without anything of
