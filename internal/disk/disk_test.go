@@ -17,6 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"s3pulldeploy/internal/release"
+
+	"s3pulldeploy/internal/testenv"
 )
 
 const (
@@ -156,9 +158,7 @@ func snapshot(t testing.TB, dir string) map[string]string {
 
 func asRoot(t testing.TB) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: owners and mounts")
-	}
+	testenv.Root(t, "owners and mounts")
 }
 
 // tmpfs mounts a filesystem of its own for the test.

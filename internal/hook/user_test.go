@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"s3pulldeploy/internal/testenv"
 )
 
 // tryUser makes the test binary, started as another user, run a hook as the user that it names.
@@ -27,7 +29,7 @@ func TestCommandRunsAsTheUserWithItsGroupsAndHome(t *testing.T) {
 	needRoot(t)
 	u, err := user.Lookup("nobody")
 	if err != nil {
-		t.Skip("no user nobody on this machine")
+		testenv.LeaveOut(t, "no user nobody on this machine")
 	}
 	r, err := Run(t.Context(), Spec{Name: "x", User: "nobody", Command: "id -u; id -g; echo $USER; echo $HOME; id -G"})
 	if err != nil {
@@ -49,7 +51,7 @@ func TestCommandRunsAsTheUserWithItsGroupsAndHome(t *testing.T) {
 func TestOwnUserByNameNeedsNoPrivilege(t *testing.T) {
 	u, err := user.Current()
 	if err != nil {
-		t.Skip("nameless user")
+		testenv.LeaveOut(t, "nameless user")
 	}
 	a, err := lookup(u.Username)
 	if err != nil || a.credential != nil {
@@ -84,7 +86,5 @@ func TestMissingPrivilegeIsAClearError(t *testing.T) {
 
 func needRoot(t *testing.T) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("changing the user needs root")
-	}
+	testenv.Root(t, "changing the user")
 }
