@@ -1,0 +1,122 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// fate is what the members have made of a commit.
+type fate struct {
+	served          int
+	failed, pending []string
+}
+
+// judge sorts the members that voted yes by what they report; pending are those that are to be waited for.
+func judge(h Head, rows []Member, wait func(Member) bool) fate {
+	var f fate
+	for _, m := range rows {
+		switch {
+		case !m.voted(h, true):
+		case m.Active.Epoch >= h.Epoch:
+			f.served++
+		case m.Failed >= h.Epoch:
+			f.failed = append(f.failed, m.Instance+": "+m.Error)
+		case m.Phase != Leaving && wait(m):
+			f.pending = append(f.pending, m.Instance)
+		}
+	}
+	return f
+}
+
+func (m Member) alive() bool { return m.Missed == 0 }
+
+// healthy says that the commit may be rolled back to later.
+func (f fate) healthy(g Guard) bool {
+	return len(f.pending) == 0 && f.served > 0 && g.Allows(len(f.failed), f.served+len(f.failed))
+}
+
+func (f fate) reason() string {
+	switch {
+	case len(f.failed) > 0:
+		return fmt.Sprintf("%d of %d failed after the flip: %s", len(f.failed), f.served+len(f.failed), some(f.failed))
+	case len(f.pending) > 0:
+		return "not reported in time: " + some(f.pending)
+	}
+	return ""
+}
+
+// finish ends a committed epoch when everybody who voted yes and is alive has reported, or the time is up.
+func (n *Node) finish(ctx context.Context, rows []Member) {
+	c, h := n.coord, n.head
+	f := judge(h, rows, func(m Member) bool { return !m.Lost() && !c.silence.Silent(m) })
+	if len(f.pending) > 0 && n.now-c.since < n.o.PrepareTimeout {
+		return
+	}
+	reason := f.reason()
+	f.pending = nil // listed; they do not make the release a bad one
+	if !n.fenced(n.o.Ledger.Done(ctx, h, f.healthy(n.guard(ctx)), reason)) {
+		return
+	}
+	n.log.Info("done", "epoch", h.Epoch, "release", string(h.Release), "served", f.served, "failed", len(f.failed))
+	n.writeLog(ctx, n.head, c.tally, string(Done), reason)
+	n.coord = nil
+}
+
+// writeLog writes an epoch's log, best effort: it is for people.
+func (n *Node) writeLog(ctx context.Context, h Head, t Tally, outcome, reason string) {
+	log := Log{
+		Epoch: h.Epoch, Outcome: outcome, Kind: h.Kind, Release: h.Release, Sequence: h.Sequence, Reason: reason,
+		Members: h.Members, Excluded: t.Excluded, Nos: t.Nos, At: n.o.Clock.Now().Unix(),
+	}
+	if _, err := n.o.Ledger.PutLog(ctx, log, n.o.Clock.Now()); err != nil {
+		n.log.Warn("epoch log not written", "epoch", h.Epoch, "error", err)
+	}
+}
+
+// stillAfter: a row that stood still for so long has missed its slowest beat and two leases.
+const stillAfter = beatIdle + 2*Lease
+
+// sight remembers since when each row stands still, over all epochs: of rows that nobody waits for, no single epoch lasts long
+// enough to find out that they are dead.
+func (n *Node) sight(rows []Member) {
+	seen := make(map[string]rival, len(rows))
+	for _, m := range rows {
+		was := n.sightings[m.Instance]
+		if was.incarnation != m.Incarnation || was.beat != m.Beat {
+			was = rival{m.Incarnation, m.Beat, n.o.Clock.Boot()}
+		}
+		seen[m.Instance] = was
+	}
+	n.sightings = seen
+}
+
+func (n *Node) still(m Member) bool {
+	was, ok := n.sightings[m.Instance]
+	return ok && n.now-was.since >= stillAfter
+}
+
+// countMissed counts the epoch against the silent, best effort: a count that is lost only makes the next epoch wait.
+func (n *Node) countMissed(ctx context.Context) {
+	silent := n.coord.tally.Silent
+	err := n.o.Ledger.each(len(silent), func(i int) error {
+		if m := silent[i]; !m.Lost() && m.MissedEpoch < n.head.Epoch {
+			return n.o.Ledger.CountMissed(ctx, m, n.head.Epoch, n.o.Clock.Now())
+		}
+		return nil
+	})
+	if err != nil {
+		n.log.Warn("missed epochs not counted", "error", err)
+	}
+}
+
+// some names the first few of a list.
+func some(list []string) string {
+	list = slices.Clone(list)
+	slices.Sort(list)
+	if len(list) > 3 {
+		return fmt.Sprintf("%s and %d more", strings.Join(list[:3], ", "), len(list)-3)
+	}
+	return strings.Join(list, ", ")
+}

@@ -1,0 +1,84 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// mayOpen says whether the protocol allows an epoch for a pointer, as far as the head that was read tells.
+func (n *Node) mayOpen(note Note) bool {
+	h, s := n.head, note.Sequence
+	if contains(n.state.Bad, s) || s < n.state.Floor {
+		return false
+	}
+	if !n.haveHead {
+		return n.everRead
+	}
+	if !h.Decided() || s <= h.CommittedSequence || h.IsBad(s) || s == h.Hold && h.Again != s {
+		return false
+	}
+	if h.Frozen != nil && note.Pointer.Kind != KindRollback {
+		return false
+	}
+	retry := h.RetryAt > 0 && n.o.Clock.Now().Unix() >= h.RetryAt || h.Again == s
+	return s > h.Sequence || s == h.Sequence && h.State == Abort && retry
+}
+
+// open opens the next epoch for an inspected pointer: after a short random wait, on a strong read of the head, the note
+// before the head.
+func (n *Node) open(ctx context.Context) {
+	if n.inspected == nil || !n.mayOpen(*n.inspected) {
+		n.openAt = 0
+		return
+	}
+	if n.openAt == 0 {
+		n.openAt = n.now + 1 + time.Duration(n.o.Random()*float64(spread(int(n.head.Members))))
+	}
+	if n.now < n.openAt {
+		return
+	}
+	n.openAt = 0
+	h, ok, err := n.o.Ledger.Head(ctx, true)
+	if !n.note("table", err) {
+		return
+	}
+	n.observe(h, ok, true)
+	if n.lost || !n.mayOpen(*n.inspected) || !n.vet(ctx) || !n.mayOpen(*n.inspected) {
+		return
+	}
+	note := *n.inspected
+	err = n.o.Ledger.PutNote(ctx, note)
+	if errors.Is(err, ErrEquivocation) {
+		n.note("pointer", err)
+		n.offered, n.inspected = nil, nil
+		return
+	}
+	if !n.note("table", err) {
+		return
+	}
+	var early []Member
+	if weak == "M3" {
+		early, _ = n.o.Ledger.Members(ctx)
+	}
+	prev, fate := n.head, judge(n.head, n.rows, Member.alive)
+	healthy := prev.State == Commit && fate.healthy(n.guard(ctx))
+	opened, err := n.o.Ledger.Open(ctx, prev, note, n.o.Instance, healthy)
+	if errors.Is(err, ErrOvertaken) {
+		n.observe(opened, opened.Epoch > 0, true)
+		return
+	}
+	if !n.note("table", err) {
+		return
+	}
+	n.log.Info("opened epoch", "epoch", opened.Epoch, "release", string(opened.Release), "sequence", opened.Sequence)
+	n.lead(opened, NewSilence("", 0))
+	n.coord.early = early
+	if prev.State == Commit { // overtaken: nobody else will write its log
+		reason := fate.reason()
+		if !healthy && reason == "" {
+			reason = "the next rollout began before all had reported"
+		}
+		n.writeLog(ctx, prev, Tally{}, string(Done), reason)
+	}
+}
