@@ -7,7 +7,10 @@
 // node's own small state.
 //
 // Losing S3, DynamoDB or the instance metadata changes nothing that is served: every error is shown, on the status
-// socket and in systemd's status line, and tried again. The agent ends only when it is told to.
+// socket and in systemd's status line, and tried again. The agent ends only when it is told to, and its last word to the load
+// balancer outlives it ([Parts].Verdict).
+//
+// An idle member in service also fetches the release that the fleet would go back to, given up at once for anything else.
 package agent
 
 import (
@@ -40,6 +43,9 @@ type Parts struct {
 	Log      *slog.Logger
 	Service  Service
 	Once     bool // leave and end when nothing is left to do
+	// Verdict is a file that is there while Healthy is what the load balancer is told: it outlives the agent, and a web server
+	// goes by it while no agent answers. Empty: none.
+	Verdict string
 }
 
 // Bucket is what an agent reads of a site's releases in S3; package store has the real one.
@@ -79,7 +85,10 @@ type Agent struct {
 	ready     bool
 	status    string
 	watchdog  time.Time
+	judged    bool // verdict was written down
+	verdict   bool
 	cleanDue  bool
+	spare     spare
 	pending   bool // settings were changed and wait for a quiet moment
 	reloadErr string
 
@@ -99,11 +108,11 @@ func New(p Parts) (*Agent, error) {
 	}
 	log := p.Log.With("site", p.Config.Site, "instance", p.Identity.ID)
 	a := &Agent{p: p, log: log.With("component", "agent"), events: make(chan func(), 64), gone: make(chan struct{})}
-	a.machine = newMachine(p, log)
+	ledger := fleet.NewLedger(p.Table, p.Config.Scope(), p.Token)
+	a.machine = newMachine(p, log, ledger.Note)
 	a.node = fleet.NewNode(fleet.Options{
 		Scope: p.Config.Scope(), Instance: p.Identity.ID, Group: p.Config.Group, Zone: p.Identity.Zone, Version: p.Version,
-		Incarnation: p.Token(), Ledger: fleet.NewLedger(p.Table, p.Config.Scope(), p.Token),
-		Journal: journal{p.Disk}, State: state, Clock: p.Clock, Random: p.Random,
+		Incarnation: p.Token(), Ledger: ledger, Journal: journal{p.Disk}, State: state, Clock: p.Clock, Random: p.Random,
 		PollInterval: p.Config.PollInterval, PrepareTimeout: p.Config.PrepareTimeout, LookAgain: p.Config.PointerInterval,
 		Proof: p.Config.Opcache.Effective() != config.Off,
 		Log:   log.With("component", "fleet"),
@@ -114,6 +123,7 @@ func New(p Parts) (*Agent, error) {
 	}
 	a.node.FoundActive(active)
 	a.pointer = pointerReader{bucket: p.Bucket}
+	a.view = a.look() // what the disk knows counts from the start, however long the table takes to answer
 	return a, nil
 }
 

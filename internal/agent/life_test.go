@@ -212,8 +212,8 @@ func TestSameIDTwiceStopsTheFirst(t *testing.T) {
 		r.live(r1, 15*time.Second, first)
 		second := r.boot("i-1")[0]
 		first.says("duplicate id", 2*time.Minute, true)
-		if first.agent.Status().Healthy {
-			t.Error("a duplicate is healthy")
+		if !first.agent.Status().Healthy {
+			t.Error("a duplicate that serves the committed release is not healthy: the load balancer would lose it")
 		}
 		r.until("the other serves", 30*time.Second, func() bool { return second.active() == r1 && second.agent.Status().Ready })
 		r.push(r2)

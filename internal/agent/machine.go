@@ -49,17 +49,22 @@ type machine struct {
 	opcache *php.Opcache
 	env     hook.Env
 	log     *slog.Logger
+	past    *past
+	noteOf  func(ctx context.Context, sequence int64) (*fleet.Note, error)
 	// previous is what was live before the last flip of this process, for the hooks.
 	previous release.ID
+	after    after
 
 	mu       sync.Mutex
 	listings map[release.ID]release.Listing // of the last few pointers: inspected, then staged
 }
 
-func newMachine(p Parts, log *slog.Logger) *machine {
+// newMachine wires a machine; noteOf reads the note of a sequence, nil when there is none.
+func newMachine(p Parts, log *slog.Logger, noteOf func(context.Context, int64) (*fleet.Note, error)) *machine {
 	c := p.Config
+	log = log.With("component", "machine")
 	return &machine{
-		cfg: c, bucket: p.Bucket, disk: p.Disk, log: log.With("component", "machine"),
+		cfg: c, bucket: p.Bucket, disk: p.Disk, log: log, past: recall(p.Disk, log), noteOf: noteOf,
 		opcache:  php.New(php.Options{Mode: c.Opcache.Effective(), URLs: c.Opcache.URL, Host: c.Opcache.Host, Timeout: c.Opcache.Timeout}),
 		env:      hook.Env{Site: c.Site, Group: c.Group, Instance: p.Identity.ID, Zone: p.Identity.Zone},
 		listings: map[release.ID]release.Listing{},
@@ -149,10 +154,14 @@ func (m *machine) stageOnce(ctx context.Context, w fleet.Want, progress func(str
 	if err != nil {
 		return err
 	}
-	if ok && w.Note.Pointer.Kind == fleet.KindRollback {
+	if ok && w.Note.Pointer.Kind == fleet.KindRollback && m.past.prepared(id, digest) {
 		return nil // its hooks ran when it was new
 	}
-	return m.hook(ctx, "before_flip", m.cfg.Hooks.BeforeFlip, filepath.Join(m.cfg.Root, string(id)), w)
+	if err := m.hook(ctx, "before_flip", m.cfg.Hooks.BeforeFlip, filepath.Join(m.cfg.Root, string(id)), w); err != nil {
+		return err
+	}
+	m.past.try(id, func(d *deeds) { d.Prepared = w.Note.Digest })
+	return nil
 }
 
 // fetch builds the release: list, compare with the note, download, hooks, sync, name.
@@ -169,6 +178,10 @@ func (m *machine) fetch(ctx context.Context, w fleet.Want, progress func(string)
 		if d := l.Digest(); d != w.Note.Digest {
 			return fmt.Errorf("release %s lists with digest %.12s, the fleet agreed on %.12s: its objects were changed", id, d, w.Note.Digest)
 		}
+	}
+	// What before_flip made is not in the contents that come now.
+	if err := m.past.note(id, func(d *deeds) { d.Prepared = "" }); err != nil {
+		return err
 	}
 	s, err := m.disk.Stage(ctx, id, w.Note.Digest, files(l))
 	if err != nil {
@@ -246,26 +259,8 @@ func (m *machine) flip(ctx context.Context, w fleet.Want, c fleet.Clock) (at tim
 	if previous != w.Commit.Release {
 		m.previous = previous
 	}
+	m.after = after{}
 	return c.Now(), nil
-}
-
-// settle makes PHP serve what was flipped to, runs after_flip and asks for the health of it.
-func (m *machine) settle(ctx context.Context, w fleet.Want) error {
-	if _, err := m.opcache.Reset(ctx); err != nil {
-		return fmt.Errorf("reset opcache: %w", err)
-	}
-	if err := m.hook(ctx, "after_flip", m.cfg.Hooks.AfterFlip, filepath.Join(m.cfg.Root, string(w.Commit.Release)), w); err != nil {
-		return err
-	}
-	h := m.cfg.HealthCheck
-	if h.URL == "" {
-		return nil
-	}
-	check := php.Health{URL: h.URL, Host: h.Host, Expect: h.Expect, Timeout: h.Timeout, Attempts: h.Attempts, Release: string(w.Commit.Release)}
-	if err := check.Check(ctx); err != nil {
-		return fmt.Errorf("health check: %w", err)
-	}
-	return nil
 }
 
 // hook runs one of the operator's commands for a release, if there is one.
@@ -289,19 +284,4 @@ func (m *machine) hook(ctx context.Context, name, command, dir string, w fleet.W
 		Timeout: m.cfg.Hooks.Timeout, Logger: m.log,
 	})
 	return err
-}
-
-// clean removes what nobody needs; a failing clean-up is a warning.
-func (m *machine) clean(keep keepList) {
-	r := disk.Retention{Keep: map[release.ID]bool{}, N: m.cfg.KeepReleases, For: m.cfg.KeepFor, Now: time.Now()}
-	for _, id := range keep {
-		r.Keep[id] = true
-	}
-	gone, err := m.disk.Prune(r)
-	for _, id := range gone {
-		m.log.Info("removed release", "release", string(id))
-	}
-	if err != nil {
-		m.log.Warn("clean up", "error", err)
-	}
 }

@@ -134,3 +134,31 @@ func TestStaleReplayIsRefused(t *testing.T) {
 		}
 	})
 }
+
+func TestPointerThatTheTableContradictsIsOfferedAgain(t *testing.T) {
+	bubble(t, func(r *rig) {
+		b := r.boot("i-1")[0]
+		r.push(r1)
+		r.live(r1, 15*time.Second, b)
+		other, err := fleet.NewNote(fmt.Appendf(nil, "%s\n%d\n4", r3, time.Now().Add(time.Minute).Unix()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.ledger().PutNote(t.Context(), other); err != nil {
+			t.Fatal(err)
+		}
+		r.seq = other.Sequence - 1
+		r.push(r2)
+		b.says("known with other contents", 20*time.Second, true)
+		time.Sleep(time.Minute)
+		if h := r.head(); h.Epoch != 1 || b.active() != r1 {
+			t.Errorf("head %+v, active %s", h, b.active())
+		}
+		key := fleet.Key{Partition: "bucket/promo", Sort: fmt.Sprintf("note#%d", other.Sequence)}
+		if err := r.table.Delete(t.Context(), key, nil); err != nil {
+			t.Fatal(err)
+		}
+		r.live(r2, 20*time.Second, b)
+		b.says("pointer:", time.Second, false)
+	})
+}

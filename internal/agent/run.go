@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 
 	"s3pulldeploy/internal/account"
 	"s3pulldeploy/internal/config"
@@ -55,7 +56,7 @@ func Main(ctx context.Context, args []string, reload <-chan os.Signal, stdout, s
 		return exitUsage
 	}
 	if f.version {
-		fmt.Fprintln(stdout, "agent", Version)
+		fmt.Fprintln(stdout, "agent", Version, runtime.Version())
 		return exitDone
 	}
 	c, err := config.Load(f.config, config.ForAgent)
@@ -143,6 +144,7 @@ func life(ctx context.Context, c *config.Config, log *slog.Logger, once bool, bo
 	}
 	a, err := New(Parts{
 		Config: c, Disk: d, Identity: id, Version: Version, Clock: bootClock{}, Token: token, Random: random, Log: log, Once: once,
+		Verdict: verdictPath(SocketPath(c.Site)),
 		Bucket:  store.New(store.Options{Config: aws, Endpoint: c.Endpoints.S3, Bucket: c.Bucket, Prefix: c.Prefix, Site: c.Site, Logger: log}),
 		Table:   table.NewDynamo(table.Options{Config: aws, Endpoint: c.Endpoints.DynamoDB, Name: c.Table}),
 		Service: Systemd{IMDS: c.Endpoints.IMDS, EC2: id.Source == instance.SourceEC2},

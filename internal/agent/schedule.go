@@ -59,7 +59,8 @@ func (t *triggers) pointer(waiting bool) {
 // pointerReader polls the pointer with conditional reads. Its fields but bucket belong to the loop.
 type pointerReader struct {
 	bucket Bucket
-	etag   string
+	etag   string // of text, which the node took
+	text   []byte
 	seen   bool // the bucket has answered
 	err    string
 }
@@ -81,24 +82,29 @@ func (a *Agent) readPointer(ctx context.Context) {
 	a.post(func() { a.offer(r, err) })
 }
 
-// offer takes what a read of the pointer gave. Only the ETag of a pointer that the node took is remembered, so that a
-// refused one is looked at again, and an unmodified one is always a usable one.
+// offer takes what a read of the pointer gave. Only a pointer that the node took is remembered, so that a refused one is
+// looked at again. One that is unmodified is offered again, which changes nothing unless the node has dropped it since, as it
+// does when the table knows its sequence with other contents.
 func (a *Agent) offer(r store.Read, err error) {
+	p := &a.pointer
 	switch {
-	case errors.Is(err, store.ErrNotModified), errors.Is(err, store.ErrNotFound):
-		err, a.pointer.seen = nil, true
+	case errors.Is(err, store.ErrNotFound):
+		err, p.seen = nil, true
+	case errors.Is(err, store.ErrNotModified):
+		r.Text, r.ETag, err = p.text, p.etag, nil
+		fallthrough
 	case err == nil:
-		a.pointer.seen = true
+		p.seen = true
 		if err = a.node.Offer(r.Text, r.Date); err == nil {
-			a.pointer.etag = r.ETag
+			p.etag, p.text = r.ETag, r.Text
 		}
 	}
 	text := ""
 	if err != nil {
 		text = err.Error()
 	}
-	if text != a.pointer.err {
-		a.pointer.err = text
+	if text != p.err {
+		p.err = text
 		if err != nil {
 			a.log.Warn("pointer not usable", "error", err)
 		} else {

@@ -27,13 +27,13 @@ type Status struct {
 	// Line is one line for people: what is going on, or what is wrong.
 	Line string
 	// Healthy is what the load balancer is told: false when the instance knows of a commit that it is not on, is unfit, or
-	// never had anything to serve yet. That the table does not answer is no reason, nor that a flip is under way: that would
-	// take the whole fleet out at once.
+	// never had anything to serve yet. That the table does not answer is no reason, nor that another agent has this
+	// instance's id, nor that a flip is under way: each could take the whole fleet out at once.
 	Healthy bool
 }
 
-// report tells systemd and the status socket how it goes, on change.
-func (a *Agent) report() {
+// look is how it goes.
+func (a *Agent) look() Status {
 	v := a.node.View()
 	if text := a.pointer.err; text != "" {
 		v.Problems["pointer"] = cmp.Or(v.Problems["pointer"], text)
@@ -42,8 +42,15 @@ func (a *Agent) report() {
 		v.Problems["settings"] = a.reloadErr
 	}
 	v.Ready = v.Ready && !a.firstPending(v)
-	s := Status{View: v, Site: a.p.Config.Site, Scope: a.p.Config.Scope(), Version: a.p.Version, Line: line(v, a.job)}
-	s.Healthy = healthy(v)
+	return Status{
+		View: v, Site: a.p.Config.Site, Scope: a.p.Config.Scope(), Version: a.p.Version,
+		Line: line(v, a.job), Healthy: healthy(v),
+	}
+}
+
+// report tells systemd, the status socket and the verdict's file how it goes, on change.
+func (a *Agent) report() {
+	s := a.look()
 	a.mu.Lock()
 	a.view = s
 	a.mu.Unlock()
@@ -52,10 +59,11 @@ func (a *Agent) report() {
 		a.p.Service.Status(s.Line)
 		a.log.Info("status", "line", s.Line)
 	}
-	if v.Ready && !v.Behind && !a.ready {
+	a.judge(s.Healthy)
+	if s.Ready && !s.Behind && !a.ready {
 		a.ready = true
 		a.p.Service.Ready()
-		a.log.Info("ready", "release", string(v.Flipped.Release), "isolated", v.Isolated)
+		a.log.Info("ready", "release", string(s.Flipped.Release), "isolated", s.Isolated)
 	}
 	if every := a.p.Service.WatchdogEvery(); every > 0 && time.Since(a.watchdog) >= every/4 {
 		a.watchdog = time.Now()
@@ -70,7 +78,7 @@ func (a *Agent) firstPending(v fleet.View) bool {
 }
 
 func healthy(v fleet.View) bool {
-	return (v.Ready || v.Flipped.Epoch > 0) && (!v.Behind || v.Pending) && v.Phase != fleet.Out && !v.Duplicate
+	return (v.Ready || v.Flipped.Epoch > 0) && (!v.Behind || v.Pending) && v.Phase != fleet.Out
 }
 
 // line says in one line what an instance is doing, and what is wrong with it.
@@ -103,6 +111,25 @@ func line(v fleet.View, j *job) string {
 	return strings.ReplaceAll(s, "\n", "; ") // systemd takes a second line for another variable
 }
 
+// judge keeps the verdict's file, on change.
+func (a *Agent) judge(healthy bool) {
+	if a.p.Verdict == "" || a.judged && healthy == a.verdict {
+		return
+	}
+	a.judged, a.verdict = true, healthy
+	var err error
+	if healthy {
+		if err = os.MkdirAll(filepath.Dir(a.p.Verdict), 0o755); err == nil {
+			err = os.WriteFile(a.p.Verdict, []byte("healthy\n"), 0o644)
+		}
+	} else if err = os.Remove(a.p.Verdict); errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		a.log.Warn("the web server will not know what to say without an agent", "healthy", healthy, "error", err)
+	}
+}
+
 // Status returns the agent's last report; safe for concurrent use.
 func (a *Agent) Status() Status {
 	a.mu.Lock()
@@ -116,6 +143,9 @@ func SocketPath(site string) string {
 	return filepath.Join(cmp.Or(dir, "/run/s3-pull-deploy"), site+".sock")
 }
 
+// verdictPath is where a site's verdict lies: beside its socket, where it ends with the machine's run, not with the agent's.
+func verdictPath(socket string) string { return strings.TrimSuffix(socket, ".sock") + ".healthy" }
+
 // statusServer serves [statusHandler] on a unix socket. Whoever may reach the directory may ask, as the web server does for
 // the load balancer.
 func statusServer(path string, current func() *Agent) (stop func() error, err error) {
@@ -123,7 +153,7 @@ func statusServer(path string, current func() *Agent) (stop func() error, err er
 	if err != nil {
 		return nil, fmt.Errorf("status socket: %w", err)
 	}
-	server := &http.Server{Handler: statusHandler(current), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: statusHandler(current, verdictPath(path)), ReadHeaderTimeout: 5 * time.Second}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = server.Serve(l) }()
 	return func() error {
@@ -156,14 +186,15 @@ func listen(path string) (net.Listener, error) {
 }
 
 // statusHandler answers /status (JSON) and /health (200 or 503, and the status line) for whichever agent current returns.
-func statusHandler(current func() *Agent) http.Handler {
+// While there is none yet, the verdict's file says what the last one said.
+func statusHandler(current func() *Agent, verdict string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(statusOf(current()))
+		_ = json.NewEncoder(w).Encode(statusOf(current(), verdict))
 	})
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
-		s := statusOf(current())
+		s := statusOf(current(), verdict)
 		if !s.Healthy {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
@@ -172,9 +203,10 @@ func statusHandler(current func() *Agent) http.Handler {
 	return mux
 }
 
-func statusOf(a *Agent) Status {
+func statusOf(a *Agent, verdict string) Status {
 	if a == nil {
-		return Status{Line: "starting"}
+		_, err := os.Stat(verdict)
+		return Status{Line: "starting", Healthy: err == nil}
 	}
 	return a.Status()
 }

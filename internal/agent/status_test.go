@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"s3pulldeploy/internal/disk"
 	"s3pulldeploy/internal/fleet"
@@ -70,11 +71,13 @@ func TestHealth(t *testing.T) {
 		{"behind", fleet.View{Ready: true, Flipped: live, Behind: true}, http.StatusServiceUnavailable},
 		{"about to flip", fleet.View{Ready: true, Flipped: live, Behind: true, Pending: true}, http.StatusOK},
 		{"unfit", fleet.View{Flipped: live, Phase: fleet.Out}, http.StatusServiceUnavailable},
-		{"duplicate", fleet.View{Flipped: live, Duplicate: true}, http.StatusServiceUnavailable},
+		{"duplicate", fleet.View{Flipped: live, Duplicate: true}, http.StatusOK},
+		{"duplicate, behind", fleet.View{Flipped: live, Duplicate: true, Behind: true}, http.StatusServiceUnavailable},
+		{"duplicate with nothing to serve", fleet.View{Duplicate: true}, http.StatusServiceUnavailable},
 	} {
 		a := &Agent{view: Status{View: c.view, Line: "the line", Healthy: healthy(c.view)}}
 		w := httptest.NewRecorder()
-		statusHandler(func() *Agent { return a }).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/health", nil))
+		statusHandler(func() *Agent { return a }, "").ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/health", nil))
 		if w.Code != c.want || w.Body.String() != "the line\n" {
 			t.Errorf("%s: %d %q, want %d", c.name, w.Code, w.Body, c.want)
 		}
@@ -83,7 +86,7 @@ func TestHealth(t *testing.T) {
 
 func TestStatusIsTheAgentsReport(t *testing.T) {
 	a := &Agent{view: Status{Site: "promo", Line: "serving", View: fleet.View{Flipped: fleet.Commitment{Release: r1}, Problems: map[string]string{"table": "away"}}}}
-	handler := statusHandler(func() *Agent { return a })
+	handler := statusHandler(func() *Agent { return a }, "")
 	w := httptest.NewRecorder()
 	handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/status", nil))
 	var got Status
@@ -97,7 +100,7 @@ func TestStatusIsTheAgentsReport(t *testing.T) {
 		}
 	}
 	w = httptest.NewRecorder()
-	statusHandler(func() *Agent { return nil }).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/health", nil))
+	statusHandler(func() *Agent { return nil }, "").ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/health", nil))
 	if w.Code != http.StatusServiceUnavailable || w.Body.String() != "starting\n" {
 		t.Errorf("before the first agent: %d %q", w.Code, w.Body)
 	}
@@ -209,4 +212,49 @@ func TestMainRefusesWhatItCannotDo(t *testing.T) {
 	if code := Main(t.Context(), []string{"-version"}, nil, io.Discard, io.Discard); code != exitDone {
 		t.Error(code)
 	}
+}
+
+func TestVerdictOutlivesTheAgent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "run", "promo.sock")
+	verdict := verdictPath(path)
+	exists := func() bool { _, err := os.Stat(verdict); return err == nil }
+	starting := func() int {
+		w := httptest.NewRecorder()
+		statusHandler(func() *Agent { return nil }, verdict).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/health", nil))
+		return w.Code
+	}
+	if verdict != strings.TrimSuffix(path, ".sock")+".healthy" || starting() != http.StatusServiceUnavailable {
+		t.Errorf("%s, and before the first agent %d", verdict, starting())
+	}
+	for _, healthy := range []bool{false, true, true, false, true} {
+		a := &Agent{p: Parts{Verdict: verdict}, log: logger()}
+		a.judge(healthy)
+		if exists() != healthy || (starting() == http.StatusOK) != healthy {
+			t.Errorf("the file is there: %v, the next agent starts with %d; want healthy %v", exists(), starting(), healthy)
+		}
+		a.judge(!healthy)
+		a.judge(healthy)
+		if exists() != healthy {
+			t.Errorf("after a change to and fro it is there: %v, want %v", exists(), healthy)
+		}
+	}
+	if err := os.Remove(verdict); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRestartedAgentIsHealthyBeforeTheTableAnswers(t *testing.T) {
+	bubble(t, func(r *rig) {
+		b := r.boot("i-1")[0]
+		r.push(r1)
+		r.live(r1, 15*time.Second, b)
+		b.stop()
+		if err := b.prepare(); err != nil {
+			t.Fatal(err)
+		}
+		defer b.disk.Close()
+		if s := b.agent.Status(); !s.Healthy || s.Ready || s.Flipped.Release != r1 {
+			t.Errorf("before its first step: %+v", s)
+		}
+	})
 }

@@ -11,6 +11,7 @@ import (
 // job is the one long step that the machine is at.
 type job struct {
 	want     fleet.Want
+	spare    fleet.Target // the release that an idle machine fetches, if that is the job
 	cancel   context.CancelFunc
 	progress atomic.Pointer[string]
 }
@@ -29,20 +30,25 @@ func (j *job) say(text string) { j.progress.Store(&text) }
 // and the new work starts then.
 func (a *Agent) pursue(ctx context.Context, want fleet.Want) {
 	if a.job != nil {
-		if !a.job.want.Same(want) {
+		if !a.job.want.Same(want) || a.pending && a.job.spare.Release != "" {
 			a.job.cancel()
 		}
 		return
 	}
+	j := &job{want: want}
 	if want.Task == fleet.Idle {
-		if !a.cleanDue || a.p.Once {
+		if a.p.Once {
 			return
+		}
+		if !a.cleanDue {
+			if j.spare = a.spareWanted(); j.spare.Release == "" {
+				return
+			}
 		}
 		a.cleanDue = false
 	}
 	jobCtx, cancel := context.WithCancel(ctx)
-	j := &job{want: want, cancel: cancel}
-	a.job = j
+	j.cancel, a.job = cancel, j
 	keep := a.node.Keep()
 	a.jobs.Add(1)
 	go func() {
@@ -78,10 +84,43 @@ func (a *Agent) perform(ctx context.Context, j *job, keep keepList) func() {
 			a.node.SettledDone(want, err)
 			a.cleanDue = err == nil
 		}
-	default:
-		m.clean(keep)
-		return nil
 	}
+	if j.spare.Release != "" {
+		err := m.spare(ctx, j.spare)
+		return func() { a.spared(j.spare, err) }
+	}
+	m.clean(keep)
+	return nil
+}
+
+// spare is what is known of the release that the fleet would go back to.
+type spare struct {
+	held  fleet.Target  // it is on the disk
+	retry time.Duration // boot time before which it is not tried again
+}
+
+// spareRetry is the wait after a release to go back to could not be fetched: nobody waits for it.
+const spareRetry = 5 * time.Minute
+
+// spareWanted is the release that the fleet would go back to, while an instance in service has nothing else to do and does not
+// hold it, as one that joined after it; else nothing. A rollback then needs no download anywhere.
+func (a *Agent) spareWanted() (none fleet.Target) {
+	v := a.view
+	good, over := v.Head.Good, v.Head.State == fleet.Done || v.Head.State == fleet.Abort
+	serving := v.Ready && v.Phase == fleet.Serve && !v.Isolated && !v.Behind && over
+	if !serving || a.pending || good.Release == v.Flipped.Release || good == a.spare.held || a.p.Clock.Boot() < a.spare.retry {
+		return none
+	}
+	return good
+}
+
+func (a *Agent) spared(t fleet.Target, err error) {
+	if err != nil {
+		a.spare.retry = a.p.Clock.Boot() + spareRetry
+		a.log.Debug("release to go back to not fetched", "release", string(t.Release), "error", err)
+		return
+	}
+	a.spare.held = t
 }
 
 // waitUntil sleeps until a boot time, looking at the clock again after each sleep: timers stand still in suspend.

@@ -2,15 +2,10 @@ package php
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
 )
-
-// ErrStale says that the site answered well, but from another release than the one that is live: flipped
-// and yet stale.
-var ErrStale = errors.New("the site runs from another release")
 
 // What a health check waits between attempts: first and at most, doubling.
 const (

@@ -10,7 +10,8 @@
 // that listens on a socket. Redirects are never followed, since who redirects is another virtual host;
 // proxies of the environment are never used.
 //
-// [Health] looks at the site itself as a visitor would, by the same rules.
+// [Prove] compares where the pools say that they run from with what is live. [Health] looks at the site itself as a
+// visitor would, by the same rules.
 package php
 
 import (
@@ -18,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -40,6 +42,13 @@ type Opcache struct{ options Options }
 
 // New takes the options over; it makes no request and does not look at the URLs.
 func New(o Options) *Opcache { return &Opcache{options: o} }
+
+// Except is the same without the pools of some routes, as they are written in the options.
+func (o *Opcache) Except(routes map[string]bool) *Opcache {
+	rest := o.options
+	rest.URLs = slices.DeleteFunc(slices.Clone(rest.URLs), func(url string) bool { return routes[url] })
+	return New(rest)
+}
 
 // Status is a pool's answer.
 type Status struct {

@@ -294,3 +294,29 @@ func one(t *testing.T) func([]php.Status, error) php.Status {
 		return all[0]
 	}
 }
+
+func TestPoolThatRunsFromElsewhereIsStale(t *testing.T) {
+	root, elsewhere := site(t), site(t)
+	flip(t, root, "active", second)
+	flip(t, elsewhere, "active", first)
+	server := testenv.PHP(t, elsewhere) // its root is not that of the agent
+	cache := php.New(php.Options{URLs: []string{server.LocalURL}})
+	pools, err := cache.Reset(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stale *php.StaleError
+	if _, err := php.Prove(pools, second); !errors.As(err, &stale) || stale.Root != filepath.Join(elsewhere, first) || stale.URL != server.LocalURL {
+		t.Errorf("error is %v", err)
+	}
+	for n := range 20 { // no worker remembers where the link led before
+		release := []string{second, first}[n%2]
+		flip(t, elsewhere, "active", release)
+		for range 4 {
+			pools := []php.Status{one(t)(cache.Status(t.Context()))}
+			if silent, err := php.Prove(pools, release); err != nil || len(silent) > 0 {
+				t.Fatalf("right after the flip to %s: %q, %v", release, silent, err)
+			}
+		}
+	}
+}

@@ -1,0 +1,113 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"s3pulldeploy/internal/disk"
+	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/php"
+	"s3pulldeploy/internal/release"
+)
+
+// after is what has been done after the flip of an epoch. Settling is tried again until the health check passes, for ever
+// when a database is away; what passed is not: a reset under load can crash php-fpm, and after_flip may restart things.
+type after struct {
+	epoch int64
+	reset map[string]bool // pools by their routes
+	hook  bool
+}
+
+// settle makes PHP serve what was flipped to, runs after_flip and asks for the health of it. Called again for the same epoch,
+// it repeats only what did not pass.
+func (m *machine) settle(ctx context.Context, w fleet.Want) error {
+	err := m.settleOnce(ctx, w)
+	if ctx.Err() != nil {
+		return err // given up: says nothing about the release
+	}
+	m.past.try(w.Commit.Release, func(d *deeds) { d.Settled, d.Failed = d.Settled || err == nil, d.Failed || err != nil })
+	return err
+}
+
+func (m *machine) settleOnce(ctx context.Context, w fleet.Want) error {
+	if m.after.epoch != w.Epoch {
+		m.after = after{epoch: w.Epoch, reset: map[string]bool{}}
+	}
+	if err := m.switchPHP(ctx, w.Commit.Release); err != nil {
+		return err
+	}
+	if !m.after.hook {
+		if err := m.hook(ctx, "after_flip", m.cfg.Hooks.AfterFlip, filepath.Join(m.cfg.Root, string(w.Commit.Release)), w); err != nil {
+			return err
+		}
+		m.after.hook = true
+	}
+	h := m.cfg.HealthCheck
+	if h.URL == "" {
+		return nil
+	}
+	check := php.Health{URL: h.URL, Host: h.Host, Expect: h.Expect, Timeout: h.Timeout, Attempts: h.Attempts, Release: string(w.Commit.Release)}
+	if err := check.Check(ctx); err != nil {
+		return fmt.Errorf("health check: %w", err)
+	}
+	return nil
+}
+
+// switchPHP empties opcache of the pools where that is not done yet, and has all of them say which release they run from.
+func (m *machine) switchPHP(ctx context.Context, id release.ID) error {
+	done, err := m.opcache.Except(m.after.reset).Reset(ctx)
+	for _, s := range done {
+		m.after.reset[s.URL] = true
+	}
+	if err != nil {
+		return fmt.Errorf("reset opcache: %w", err)
+	}
+	pools, err := m.opcache.Status(ctx)
+	if err != nil {
+		return fmt.Errorf("ask PHP: %w", err)
+	}
+	silent, err := php.Prove(pools, string(id))
+	for _, route := range silent {
+		m.log.Warn("the pool finds no release at the root of its local route: nothing proves what it serves", "route", route)
+	}
+	if err != nil {
+		return fmt.Errorf("ask PHP: %w", err)
+	}
+	return nil
+}
+
+// spare brings a release to the disk that nobody waits for: the one to go back to. One that is there is left as it is.
+func (m *machine) spare(ctx context.Context, t fleet.Target) error {
+	if _, ok, _ := m.disk.Has(t.Release); ok {
+		return nil
+	}
+	note, err := m.noteOf(ctx, t.Sequence)
+	if err != nil {
+		return err
+	}
+	if note == nil || note.Pointer.Release != t.Release {
+		return fmt.Errorf("the table has no note %d of release %s", t.Sequence, t.Release)
+	}
+	c := fleet.Commitment{Sequence: t.Sequence, Release: t.Release, Digest: note.Digest}
+	return m.stageOnce(ctx, fleet.Want{Task: fleet.Stage, Note: *note, Commit: c}, func(string) {})
+}
+
+// clean removes what nobody needs; a failing clean-up is a warning.
+func (m *machine) clean(keep keepList) {
+	r := disk.Retention{Keep: map[release.ID]bool{}, Bad: m.past.bad(), N: m.cfg.KeepReleases, For: m.cfg.KeepFor, Now: time.Now()}
+	for _, id := range keep {
+		r.Keep[id] = true
+	}
+	gone, err := m.disk.Prune(r)
+	for _, id := range gone {
+		m.log.Info("removed release", "release", string(id))
+	}
+	if err == nil {
+		err = m.past.forget()
+	}
+	if err != nil {
+		m.log.Warn("clean up", "error", err)
+	}
+}

@@ -1,0 +1,213 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/php"
+	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/table"
+)
+
+// pool is a PHP pool behind its local route, and the site that it serves.
+type pool struct {
+	*httptest.Server
+	mu    sync.Mutex
+	root  string // where PHP finds the site
+	ill   bool   // the route answers 502
+	page  int    // the site's status
+	asked []string
+}
+
+func newPool(t *testing.T) *pool {
+	p := &pool{page: http.StatusOK}
+	p.Server = httptest.NewServer(p)
+	t.Cleanup(p.Close)
+	return p
+}
+
+func (p *pool) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r.Method == http.MethodGet {
+		w.WriteHeader(p.page)
+		return
+	}
+	action := r.PostFormValue("action")
+	p.asked = append(p.asked, action)
+	if p.ill {
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	}
+	fmt.Fprintf(w, `{"probe":"s3-pull-deploy","protocol":1,"action":%q,"root":%q,"enabled":true,"reset":%t}`, action, p.root, action == "reset")
+}
+
+func (p *pool) set(change func(p *pool)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change(p)
+}
+
+// times is how often the pool was asked to do something.
+func (p *pool) times(action string) (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range p.asked {
+		if a == action {
+			n++
+		}
+	}
+	return n
+}
+
+// settler is a machine with releases r1 and r2 that is asked to settle, without a fleet. after_flip appends a
+// line to the file told and then runs hook, in which TOLD is that file.
+func settler(t *testing.T, hook string, pools ...*pool) (m *machine, told string) {
+	t.Helper()
+	var urls []string
+	for _, p := range pools {
+		urls = append(urls, p.URL+"/_deploy/opcache")
+	}
+	told = filepath.Join(t.TempDir(), "told")
+	b := (&rig{t: t, bucket: newBucket(), table: table.NewMemory(), began: time.Now()}).box("i-1",
+		fmt.Sprintf("opcache: {mode: reset, url: [%s]}", strings.Join(urls, ", ")),
+		fmt.Sprintf("health_check: {url: %q, attempts: 1}", pools[0].URL+"/"),
+		fmt.Sprintf("hooks: {after_flip: 'echo $DEPLOY_RELEASE >> %s; %s'}", told, strings.ReplaceAll(hook, "TOLD", told)))
+	if err := b.prepare(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.disk.Close() })
+	for _, id := range []release.ID{r1, r2} {
+		if err := os.Mkdir(filepath.Join(b.cfg.Root, string(id)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range pools {
+		p.set(func(p *pool) { p.root = filepath.Join(b.cfg.Root, string(r1)) })
+	}
+	return b.agent.machine, told
+}
+
+func settleOf(epoch int64, id release.ID) fleet.Want {
+	return fleet.Want{Task: fleet.Settle, Epoch: epoch, Commit: fleet.Commitment{Epoch: epoch, Release: id}}
+}
+
+// lines is how many lines a file has.
+func lines(t *testing.T, file string) int {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return strings.Count(string(text), "\n")
+}
+
+func TestSettlingAgainRepeatsOnlyWhatFailed(t *testing.T) {
+	p := newPool(t)
+	p.set(func(p *pool) { p.page = http.StatusInternalServerError }) // the database is away
+	m, told := settler(t, "true", p)
+	for range 3 {
+		if err := m.settle(t.Context(), settleOf(1, r1)); err == nil || !strings.Contains(err.Error(), "health check: ") {
+			t.Fatalf("error is %v", err)
+		}
+	}
+	if n, hooks := p.times("reset"), lines(t, told); n != 1 || hooks != 1 || p.times("status") != 3 {
+		t.Errorf("%d resets, %d after_flips and %d proofs in three tries, want one, one and three", n, hooks, p.times("status"))
+	}
+	p.set(func(p *pool) { p.page = http.StatusOK })
+	if err := m.settle(t.Context(), settleOf(1, r1)); err != nil {
+		t.Error(err)
+	}
+	p.set(func(p *pool) { p.root = strings.Replace(p.root, string(r1), string(r2), 1) })
+	if err := m.settle(t.Context(), settleOf(2, r2)); err != nil {
+		t.Error(err)
+	}
+	if n, hooks := p.times("reset"), lines(t, told); n != 2 || hooks != 2 {
+		t.Errorf("%d resets and %d after_flips in two epochs, want two of each", n, hooks)
+	}
+}
+
+func TestFailedHookIsRepeatedWithoutAReset(t *testing.T) {
+	p := newPool(t)
+	m, told := settler(t, "[ $(wc -l < TOLD) = 3 ]", p)
+	for try := range 4 {
+		if err := m.settle(t.Context(), settleOf(1, r1)); (err == nil) != (try >= 2) {
+			t.Errorf("try %d: %v", try+1, err)
+		}
+	}
+	if n, hooks := p.times("reset"), lines(t, told); n != 1 || hooks != 3 {
+		t.Errorf("%d resets, %d after_flips, want one, and three until it passed", n, hooks)
+	}
+}
+
+func TestOnlyThePoolThatFailedIsResetAgain(t *testing.T) {
+	well, ill := newPool(t), newPool(t)
+	ill.set(func(p *pool) { p.ill = true })
+	m, told := settler(t, "true", well, ill)
+	for range 2 {
+		if err := m.settle(t.Context(), settleOf(1, r1)); err == nil || !strings.Contains(err.Error(), "reset opcache: "+ill.URL) {
+			t.Errorf("error is %v", err)
+		}
+	}
+	ill.set(func(p *pool) { p.ill = false })
+	if err := m.settle(t.Context(), settleOf(1, r1)); err != nil {
+		t.Error(err)
+	}
+	if a, b, hooks := well.times("reset"), ill.times("reset"), lines(t, told); a != 1 || b != 3 || hooks != 1 {
+		t.Errorf("%d and %d resets, %d after_flips; want one, three and one", a, b, hooks)
+	}
+}
+
+func TestFlippedButStaleIsAnErrorOfItsOwn(t *testing.T) {
+	p := newPool(t)
+	m, told := settler(t, "true", p)
+	err := m.settle(t.Context(), settleOf(2, r2))
+	var stale *php.StaleError
+	if !errors.As(err, &stale) || stale.Release != string(r2) || !strings.HasSuffix(stale.Root, string(r1)) {
+		t.Fatalf("error is %v", err)
+	}
+	if lines(t, told) != 0 {
+		t.Error("after_flip ran for a release that PHP does not run from")
+	}
+	p.set(func(p *pool) { p.root = "" }) // it sees the root under no path: proves nothing
+	if err := m.settle(t.Context(), settleOf(2, r2)); err != nil || p.times("reset") != 1 {
+		t.Errorf("%v after %d resets", err, p.times("reset"))
+	}
+}
+
+func TestGivingUpSaysNothingAboutARelease(t *testing.T) {
+	p := newPool(t)
+	m, _ := settler(t, "true", p)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := m.settle(ctx, settleOf(1, r1)); !errors.Is(err, context.Canceled) {
+		t.Errorf("error is %v", err)
+	}
+	if bad := m.past.bad(); len(bad) > 0 {
+		t.Errorf("bad: %v", bad)
+	}
+	p.set(func(p *pool) { p.page = http.StatusInternalServerError })
+	_ = m.settle(t.Context(), settleOf(1, r1))
+	if bad := recall(m.disk, m.log).bad(); !bad[r1] {
+		t.Errorf("after a failed check and a restart, bad is %v", bad)
+	}
+	p.set(func(p *pool) { p.page = http.StatusOK })
+	if err := m.settle(t.Context(), settleOf(1, r1)); err != nil {
+		t.Error(err)
+	}
+	p.set(func(p *pool) { p.page = http.StatusInternalServerError })
+	_ = m.settle(t.Context(), settleOf(3, r1))
+	if bad := recall(m.disk, m.log).bad(); len(bad) > 0 {
+		t.Errorf("a release that worked once is bad: %v", bad)
+	}
+}

@@ -1,0 +1,98 @@
+package php_test
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"s3pulldeploy/internal/testenv"
+)
+
+func TestLoadBalancerHearsTheAgentOrItsLastWord(t *testing.T) {
+	root := site(t)
+	flip(t, root, "active", first)
+	server := testenv.PHP(t, root)
+	health := func() string {
+		status, body, _ := get(t, server.URL+"/_deploy/health")
+		return fmt.Sprint(status, " ", strings.TrimSpace(body))
+	}
+	expect := func(when, want string) {
+		t.Helper()
+		if got := health(); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %q, want %q", when, got, want)
+		}
+	}
+	expect("the site has no agent", "404 ")
+
+	agent := filepath.Join(server.Log, "promo")
+	reconfigure(t, server.Log, "set $deploy_php", "set $deploy_agent "+agent+";\nset $deploy_php", func() bool { return !strings.HasPrefix(health(), "404") })
+	expect("never an agent since the boot", "503 no agent answers")
+
+	l, err := net.Listen("unix", agent+".sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(agent+".sock", 0o666); err != nil {
+		t.Fatal(err)
+	}
+	var status atomic.Int64
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(int(status.Load()))
+		fmt.Fprintln(w, r.URL.Path, "the status line")
+	})}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Serve(l) }()
+	t.Cleanup(func() { s.Close(); <-done })
+	for _, code := range []int64{200, 503} {
+		status.Store(code)
+		expect("the agent says so", fmt.Sprint(code, " /health the status line"))
+	}
+	write(t, agent+".healthy", "")
+	expect("the file does not overrule the agent", "503 /health")
+	s.Close()
+	expect("no agent, whose last word was good", "200 no agent answers; healthy was its last word")
+	if err := os.Remove(agent + ".healthy"); err != nil {
+		t.Fatal(err)
+	}
+	expect("no agent, whose last word was bad", "503 no agent answers")
+	if status, body, _ := get(t, server.URL+"/"); status != 200 {
+		t.Errorf("the site itself: %d %q", status, body)
+	}
+}
+
+// reconfigure changes the web server's settings as an operator does, and waits until that shows.
+func reconfigure(t *testing.T, dir, old, replacement string, shows func() bool) {
+	t.Helper()
+	file := filepath.Join(dir, "nginx.conf")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, file, strings.Replace(string(text), old, replacement, 1))
+	pid, err := os.ReadFile(filepath.Join(dir, "nginx.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	master, err := strconv.Atoi(strings.TrimSpace(string(pid)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(master, syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); !shows(); {
+		if time.Now().After(end) {
+			log, _ := os.ReadFile(filepath.Join(dir, "nginx.log"))
+			t.Fatalf("the new settings do not show: %s", log)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
