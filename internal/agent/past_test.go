@@ -29,11 +29,11 @@ func TestRollbackSkipsBeforeFlipOnlyWhereItPassed(t *testing.T) {
 			t.Helper()
 			r.until("abort", 15*time.Second, func() bool { return r.head().Epoch == epoch && r.head().State == fleet.Abort })
 		}
-		ran := func(id release.ID, want int) {
+		ran := func(id release.ID, want ...int) {
 			t.Helper()
 			text, _ := os.ReadFile(filepath.Join(dir, "told"))
-			if n := strings.Count(string(text), string(id)); n != want {
-				t.Errorf("before_flip ran %d times for %s, want %d", n, id, want)
+			if n := strings.Count(string(text), string(id)); !slices.Contains(want, n) {
+				t.Errorf("before_flip ran %d times for %s, want one of %d", n, id, want)
 			}
 		}
 		r.push(r1)
@@ -65,7 +65,8 @@ func TestRollbackSkipsBeforeFlipOnlyWhereItPassed(t *testing.T) {
 		aborted(6)
 		back(r3)
 		aborted(7)
-		ran(r3, 3)
+		// Once as new, at each of two tries to go back, and maybe when the idle machine brought it up to be ready for one.
+		ran(r3, 3, 4)
 		if n := r.bucket.times(r3, "a.php"); n != 2 || b.active() != r1 {
 			t.Errorf("fetched %d times, active is %s", n, b.active())
 		}

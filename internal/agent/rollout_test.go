@@ -256,7 +256,8 @@ func TestCleanUpRemovesOnlyWhatNobodyNeeds(t *testing.T) {
 			r.push(id)
 			r.live(id, 20*time.Second, b)
 		}
-		r.until("clean", 5*time.Second, func() bool { return !slices.Contains(b.names(), string(r2)) })
+		// r2 was what a rollback would have gone to until r4 was good: it goes with the next clean-up.
+		r.until("clean", 2*time.Hour, func() bool { return !slices.Contains(b.names(), string(r2)) })
 		want := []string{string(r3), string(r4), "active", "previous"}
 		if got := b.names(); !slices.Equal(got, want) {
 			t.Errorf("root has %q, want %q", got, want)

@@ -106,12 +106,15 @@ const spareRetry = 5 * time.Minute
 // hold it, as one that joined after it; else nothing. A rollback then needs no download anywhere.
 func (a *Agent) spareWanted() (none fleet.Target) {
 	v := a.view
-	good, over := v.Head.Good, v.Head.State == fleet.Done || v.Head.State == fleet.Abort
+	back, over := v.Head.Good, v.Head.State == fleet.Done || v.Head.State == fleet.Abort
+	if back.Release == v.Flipped.Release {
+		back = v.Head.Before
+	}
 	serving := v.Ready && v.Phase == fleet.Serve && !v.Isolated && !v.Behind && over
-	if !serving || a.pending || good.Release == v.Flipped.Release || good == a.spare.held || a.p.Clock.Boot() < a.spare.retry {
+	if !serving || a.pending || back.Release == "" || back.Release == v.Flipped.Release || back == a.spare.held || a.p.Clock.Boot() < a.spare.retry {
 		return none
 	}
-	return good
+	return back
 }
 
 func (a *Agent) spared(t fleet.Target, err error) {

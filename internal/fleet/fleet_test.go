@@ -39,7 +39,7 @@ func TestThreeGoLiveTogether(t *testing.T) {
 		if spread := last.Sub(first); spread > 50*time.Millisecond {
 			t.Errorf("flips spread over %v, want under 50 ms", spread)
 		}
-		if h := r.head(); h.Epoch != 2 || h.Good.Release != "r2" || h.Members != 3 {
+		if h := r.head(); h.Epoch != 2 || h.Good.Release != "r2" || h.Before.Release != "r1" || h.Members != 3 {
 			t.Errorf("head after two pushes: %+v", h)
 		}
 	})

@@ -50,6 +50,7 @@ type Head struct {
 	CommittedSequence int64
 	CommittedRelease  release.ID
 	Good              Target  // the last epoch that ended healthy
+	Before            Target  // the good one before that, of another release: what a rollback by hand goes to
 	Bad               []int64 // sequences that were rolled back, the last few
 
 	Coordinator string
@@ -110,6 +111,15 @@ func (h Head) Older(o Head) bool {
 	return h.State.rank() < o.State.rank()
 }
 
+// goodAfter are the attributes that change when h's epoch ended healthy.
+func (h Head) goodAfter() Item {
+	set := Item{"good": Item{"release": string(h.Release), "sequence": h.Sequence}}
+	if h.Good.Release != "" && h.Good.Release != h.Release {
+		set["before"] = Item{"release": string(h.Good.Release), "sequence": h.Good.Sequence}
+	}
+	return set
+}
+
 // stale says whether an eventually consistent read shows less than o did: an older head, or an older beat.
 func (h Head) stale(o Head) bool {
 	return h.Older(o) || h.Epoch == o.Epoch && h.Fence == o.Fence && h.Beat < o.Beat
@@ -132,6 +142,10 @@ func decodeHead(it Item) (Head, error) {
 	if g := d.sub("good"); g.item != nil {
 		h.Good = Target{release.ID(g.str("release")), g.num("sequence")}
 		d.err = firstOf(d.err, g.err)
+	}
+	if b := d.sub("before"); b.item != nil {
+		h.Before = Target{release.ID(b.str("release")), b.num("sequence")}
+		d.err = firstOf(d.err, b.err)
 	}
 	if f := d.sub("frozen"); f.item != nil {
 		h.Frozen = &Freeze{By: f.str("by"), Why: f.str("why"), Until: f.num("until")}

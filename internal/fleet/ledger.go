@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -121,7 +122,7 @@ func (l *Ledger) Open(ctx context.Context, prev Head, n Note, by string, healthy
 		set["tries"] = prev.Tries
 	}
 	if healthy {
-		set["good"] = Item{"release": string(prev.Release), "sequence": prev.Sequence}
+		maps.Copy(set, prev.goodAfter())
 	}
 	decided := And{
 		Compare{"epoch", Eq, prev.Epoch},
@@ -201,7 +202,7 @@ func (l *Ledger) Decide(ctx context.Context, h Head, o Outcome) (Head, error) {
 func (l *Ledger) Done(ctx context.Context, h Head, healthy bool, reason string) (Head, error) {
 	w := Write{Set: Item{"state": string(Done)}}
 	if healthy {
-		w.Set["good"] = Item{"release": string(h.Release), "sequence": h.Sequence}
+		maps.Copy(w.Set, h.goodAfter())
 	}
 	if reason != "" {
 		w.Set["reason"] = cut(reason)

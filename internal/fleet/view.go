@@ -55,6 +55,6 @@ func (n *Node) State() State { return n.state }
 func (n *Node) Keep() []release.ID {
 	return []release.ID{
 		n.state.Decision.Release, n.state.Flipped.Release, n.state.Vote.Release,
-		n.head.Release, n.head.CommittedRelease, n.head.Good.Release,
+		n.head.Release, n.head.CommittedRelease, n.head.Good.Release, n.head.Before.Release,
 	}
 }
