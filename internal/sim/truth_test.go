@@ -19,13 +19,20 @@ type truth struct {
 	led       map[string]time.Duration // true time of the last beat on the head, by coordinator
 	rows      map[string]fleet.Member  // as the table has them
 	excluded  map[int64]map[string]bool
-	votes     map[string]int64 // highest epoch voted yes, by instance
+	yes       map[promise]bool // every yes that ever landed; a row may be overwritten by a registration that comes late
+}
+
+// promise is a yes of an instance in an epoch.
+type promise struct {
+	instance string
+	epoch    int64
+	release  release.ID
 }
 
 func newTruth(w *world) truth {
 	return truth{
 		w: w, decisions: map[int64]fleet.EpochState{}, commits: map[int64]fleet.Head{}, beats: map[string]time.Duration{}, woke: map[string]time.Duration{}, led: map[string]time.Duration{},
-		rows: map[string]fleet.Member{}, excluded: map[int64]map[string]bool{}, votes: map[string]int64{},
+		rows: map[string]fleet.Member{}, excluded: map[int64]map[string]bool{}, yes: map[promise]bool{},
 	}
 }
 
@@ -87,7 +94,7 @@ func (t *truth) voteWritten(by sender, was, m fleet.Member) {
 		}
 		return
 	}
-	t.votes[by.id] = max(t.votes[by.id], m.Vote.Epoch)
+	t.yes[promise{by.id, m.Vote.Epoch, m.Vote.Release}] = true
 	if !by.disk[m.Vote.Release] {
 		t.w.fail("I6 sticky vote: %s voted yes for %s, which is not durable on its disk", by.id, m.Vote.Release)
 	}
@@ -155,8 +162,7 @@ func (t *truth) committed(h fleet.Head) {
 	yes := 0
 	for _, b := range t.w.boxes {
 		m := t.rows[b.id]
-		voted := m.Vote.Yes && m.Vote.Epoch == h.Epoch && m.Vote.Release == h.Release
-		if voted {
+		if t.yes[promise{b.id, h.Epoch, h.Release}] {
 			yes++
 			continue
 		}
