@@ -109,6 +109,10 @@ func New(p Parts) (*Agent, error) {
 	log := p.Log.With("site", p.Config.Site, "instance", p.Identity.ID)
 	a := &Agent{p: p, log: log.With("component", "agent"), events: make(chan func(), 64), gone: make(chan struct{})}
 	ledger := fleet.NewLedger(p.Table, p.Config.Scope(), p.Token)
+	if state.Instance != "" && state.Instance != p.Identity.ID {
+		a.log.Warn("the state directory is of another instance: what is on the disk is hashed before it is believed", "was", state.Instance)
+		p.Disk.Distrust()
+	}
 	a.machine = newMachine(p, log, ledger.Note)
 	a.node = fleet.NewNode(fleet.Options{
 		Scope: p.Config.Scope(), Instance: p.Identity.ID, Group: p.Config.Group, Zone: p.Identity.Zone, Version: p.Version,

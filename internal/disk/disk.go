@@ -65,6 +65,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -107,6 +108,10 @@ type Disk struct {
 	mu      sync.Mutex // held while names in the root change
 	staging map[release.ID]bool
 	stateMu sync.Mutex // held while state files change
+
+	// distrusted says that the indexes were written on another machine: each release is hashed once before it is believed.
+	distrusted atomic.Bool
+	believed   sync.Map // of release.ID: hashed since
 
 	shares bool // releases may share inodes: not when the user that hooks and PHP run as owns them
 

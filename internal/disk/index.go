@@ -145,6 +145,18 @@ func (d *Disk) owns(id release.ID) bool {
 	return err == nil && there == h.identity
 }
 
+// Distrust is for a disk that was cloned from another machine's: inodes and times are equal there whatever happened to the
+// contents, so each release is hashed once before [Disk.Has] and [Disk.Arm] believe its index.
+func (d *Disk) Distrust() {
+	d.believed.Clear()
+	d.distrusted.Store(true)
+}
+
+func (d *Disk) believes(id release.ID) bool {
+	_, hashed := d.believed.Load(id)
+	return hashed || !d.distrusted.Load()
+}
+
 // Has says whether release id is here, complete and as it was published, and of which listing digest.
 // A release that is here but is not that any more is [ErrDamaged], naming the path (or [ErrState] when it is
 // the index); it is to be staged again. Files that were added, as hooks do, are no damage, and neither is
@@ -192,10 +204,11 @@ func (d *Disk) verified(id release.ID) (*index, error) {
 		return nil, blame(err)
 	}
 	defer dir.Close()
-	moved, err := ix.verify(folder{int(dir.Fd()), d.Path(id)})
+	moved, err := ix.verify(folder{int(dir.Fd()), d.Path(id)}, !d.believes(id))
 	if err != nil {
 		return nil, err
 	}
+	d.believed.Store(id, true)
 	if moved || there != ix.identity {
 		ix.identity = there
 		d.log.Info("release has other inodes and the same content", "release", id)
@@ -204,9 +217,9 @@ func (d *Disk) verified(id release.ID) (*index, error) {
 	return ix, nil
 }
 
-// verify compares the tree with the index, several directories at a time. It says whether inodes have
-// moved, and the index then has the new ones.
-func (ix *index) verify(top folder) (bool, error) {
+// verify compares the tree with the index, several directories at a time, and the contents too where that is asked for or
+// the device is another. It says whether inodes have moved, and the index then has the new ones.
+func (ix *index) verify(top folder, rehash bool) (bool, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(top.fd, &st); err != nil {
 		return false, top.blame("stat", "", err)
@@ -223,7 +236,7 @@ func (ix *index) verify(top folder) (bool, error) {
 		}
 		defer in.close()
 		for _, i := range dirs[n].members {
-			renewed, err := ix.entries[i].verify(in, otherDevice)
+			renewed, err := ix.entries[i].verify(in, rehash || otherDevice)
 			if err != nil {
 				return err
 			}

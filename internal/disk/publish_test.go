@@ -186,6 +186,26 @@ func TestRestoredCopyIsVerifiedByContent(t *testing.T) {
 	}
 }
 
+func TestClonedDiskIsHashedBeforeItIsBelieved(t *testing.T) {
+	d := open(t, options(t))
+	build(t, d, r1, app)
+	build(t, d, r2, app)
+	f, err := os.OpenFile(d.Path(r1)+"/index.php", os.O_WRONLY, 0)
+	must(t, err)
+	_, err = f.WriteAt([]byte("X"), 0) // the same inode, size and, in a moment, time
+	must(t, errors.Join(err, f.Close(), os.Chtimes(d.Path(r1)+"/index.php", released, released)))
+	if _, ok, err := d.Has(r1); !ok {
+		t.Fatal("the stat index sees more than it can:", err)
+	}
+	d.Distrust()
+	_, _, err = d.Has(r1)
+	wantErr(t, err, ErrDamaged, "index.php")
+	build(t, d, r1, app)
+	if _, ok, err := d.Has(r1); !ok {
+		t.Error("not repaired:", err)
+	}
+}
+
 func TestLiveReleaseIsRepairedWithoutTouchingIt(t *testing.T) {
 	d := open(t, options(t))
 	build(t, d, r1, app)

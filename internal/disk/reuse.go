@@ -86,7 +86,11 @@ func (d *Disk) openBase(id release.ID) (*base, *index, error) {
 	if err != nil {
 		return nil, nil, errors.Join(blame(err), tree.Close())
 	}
-	return &base{tree, folder{int(dir.Fd()), d.Path(id)}, dir, ix.Device}, ix, nil
+	device := ix.Device
+	if !d.believes(id) {
+		device = 0 // as if moved from another: hashed before it is linked
+	}
+	return &base{tree, folder{int(dir.Fd()), d.Path(id)}, dir, device}, ix, nil
 }
 
 // offer notes a donor for entry i, if it is better than what there is.
