@@ -10,6 +10,12 @@
 // socket and in systemd's status line, and tried again. The agent ends only when it is told to, and its last word to the load
 // balancer outlives it ([Parts].Verdict).
 //
+// Releases come in two layouts. A plain one is listed and fetched object by object. Of a packed one the pointer names the
+// manifest; on the parent that the pointer names too, one delta brings manifest and new contents, so pointer and delta are all
+// that is read; elsewhere it is the manifest and ranges of packs, of what no release on this disk has. What S3 gave is believed
+// only as far as the pointer's SHA-256 reaches: to the manifest, and from there to every file. Contents that are not what they
+// should be are read once more; then the release is refused, and what is served stays.
+//
 // An idle member in service also fetches the release that the fleet would go back to, given up at once for anything else.
 package agent
 
@@ -53,6 +59,7 @@ type Bucket interface {
 	Pointer(ctx context.Context, etag string) (store.Read, error)
 	List(ctx context.Context, id release.ID) (release.Listing, error)
 	Contents
+	Packed
 }
 
 // Service is the service manager that is told how it goes; [Systemd] is the real one.

@@ -43,14 +43,15 @@ type keepList = []release.ID
 
 // machine does the long steps of one site on this instance. Its methods run in the worker, one at a time.
 type machine struct {
-	cfg     *config.Config
-	bucket  Bucket
-	disk    *disk.Disk
-	opcache *php.Opcache
-	env     hook.Env
-	log     *slog.Logger
-	past    *past
-	noteOf  func(ctx context.Context, sequence int64) (*fleet.Note, error)
+	cfg       *config.Config
+	bucket    Bucket
+	disk      *disk.Disk
+	opcache   *php.Opcache
+	env       hook.Env
+	log       *slog.Logger
+	past      *past
+	manifests manifests
+	noteOf    func(ctx context.Context, sequence int64) (*fleet.Note, error)
 	// previous is what was live before the last flip of this process, for the hooks.
 	previous release.ID
 	after    after
@@ -65,9 +66,10 @@ func newMachine(p Parts, log *slog.Logger, noteOf func(context.Context, int64) (
 	log = log.With("component", "machine")
 	return &machine{
 		cfg: c, bucket: p.Bucket, disk: p.Disk, log: log, past: recall(p.Disk, log), noteOf: noteOf,
-		opcache:  php.New(php.Options{Mode: c.Opcache.Effective(), URLs: c.Opcache.URL, Host: c.Opcache.Host, Timeout: c.Opcache.Timeout}),
-		env:      hook.Env{Site: c.Site, Group: c.Group, Instance: p.Identity.ID, Zone: p.Identity.Zone},
-		listings: map[release.ID]release.Listing{},
+		manifests: manifests{c.StateDir, log},
+		opcache:   php.New(php.Options{Mode: c.Opcache.Effective(), URLs: c.Opcache.URL, Host: c.Opcache.Host, Timeout: c.Opcache.Timeout}),
+		env:       hook.Env{Site: c.Site, Group: c.Group, Instance: p.Identity.ID, Zone: p.Identity.Zone},
+		listings:  map[release.ID]release.Listing{},
 	}
 }
 
@@ -82,6 +84,9 @@ func isMachine(err error) bool {
 
 // inspect finds a pointer's digest: in the plain layout that of the listing, which must be complete.
 func (m *machine) inspect(ctx context.Context, n fleet.Note) (string, error) {
+	if !n.Pointer.Plain() {
+		return m.inspectPacked(n.Pointer)
+	}
 	l, err := m.listing(ctx, n, false)
 	if err != nil {
 		return "", err
@@ -93,9 +98,6 @@ func (m *machine) inspect(ctx context.Context, n fleet.Note) (string, error) {
 // used again when staging, unless it is to be fresh.
 func (m *machine) listing(ctx context.Context, n fleet.Note, cached bool) (release.Listing, error) {
 	id := n.Pointer.Release
-	if !n.Pointer.Plain() {
-		return nil, fmt.Errorf("release %s is in the packed layout, which this version cannot read", id)
-	}
 	if id.Collides(m.cfg.Active) {
 		return nil, fmt.Errorf("release id %q is the name of the active link", id)
 	}
@@ -166,6 +168,9 @@ func (m *machine) stageOnce(ctx context.Context, w fleet.Want, progress func(str
 
 // fetch builds the release: list, compare with the note, download, hooks, sync, name.
 func (m *machine) fetch(ctx context.Context, w fleet.Want, progress func(string)) error {
+	if !w.Note.Pointer.Plain() {
+		return m.fetchPacked(ctx, w, progress)
+	}
 	id := w.Note.Pointer.Release
 	l, err := m.listing(ctx, w.Note, true)
 	if err != nil {
@@ -191,6 +196,11 @@ func (m *machine) fetch(ctx context.Context, w fleet.Want, progress func(string)
 	if err := m.download(ctx, s, id, l, progress); err != nil {
 		return err
 	}
+	return m.publish(ctx, s, w)
+}
+
+// publish ends the building of a release whose contents are all there: what the settings add, hook, sync, name.
+func (m *machine) publish(ctx context.Context, s *disk.Stage, w fleet.Want) error {
 	if err := s.Complete(); err != nil {
 		return err
 	}

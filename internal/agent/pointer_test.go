@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -88,17 +87,6 @@ func TestWhatWasWrongWithAPointerEndsWithTheNextOne(t *testing.T) {
 		r.live(r3, 20*time.Second, boxes...)
 		for _, b := range boxes { // one of them opened the epoch; the other never looked at r3's listing before
 			b.says("pointer:", 10*time.Second, false)
-		}
-	})
-}
-
-func TestPackedReleaseIsNotTaken(t *testing.T) {
-	bubble(t, func(r *rig) {
-		b := r.boot("i-1")[0]
-		r.point(r1, 4, `manifest "`+strings.Repeat("ab", 32)+` 100"`)
-		b.says("packed layout", 15*time.Second, true)
-		if h := r.head(); h.Epoch != 0 {
-			t.Errorf("an epoch was opened for it: %+v", h)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -105,7 +106,7 @@ func (m *machine) clean(keep keepList) {
 		m.log.Info("removed release", "release", string(id))
 	}
 	if err == nil {
-		err = m.past.forget()
+		err = errors.Join(m.past.forget(), m.manifests.forget(m.disk))
 	}
 	if err != nil {
 		m.log.Warn("clean up", "error", err)
