@@ -3,6 +3,7 @@ package fleet_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -423,10 +424,13 @@ func TestOldAndForeignPointersAreRefused(t *testing.T) {
 		n := r.all["a"].node
 		offer := func(text string) error { return n.Offer([]byte(text), time.Now()) }
 		for name, text := range map[string]string{
-			"older sequence":         "r0\n" + itoa(s-1) + "\n3",
-			"same sequence, other":   "r9\n" + itoa(s) + "\n3",
-			"two days ahead":         "r9\n" + itoa(time.Now().Add(48*time.Hour).Unix()) + "\n3",
-			"scope of another site":  "r9\n" + itoa(s+1) + "\n3\nscope \"bucket/staging\"",
+			"older sequence":        "r0\n" + itoa(s-1) + "\n3",
+			"same sequence, other":  "r9\n" + itoa(s) + "\n3",
+			"two days ahead":        "r9\n" + itoa(time.Now().Add(48*time.Hour).Unix()) + "\n3",
+			"scope of another site": "r9\n" + itoa(s+1) + "\n3\nscope \"bucket/staging\"",
+			"packed, of no scope": string(release.Pointer{
+				Release: "r9", Sequence: s + 1, Files: 3, Manifest: &release.Content{SHA256: strings.Repeat("ab", 32), Length: 7},
+			}.Text()),
 			"garbage":                "<html>",
 			"a traversal as release": "../x\n" + itoa(s+1) + "\n3",
 		} {

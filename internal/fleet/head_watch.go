@@ -128,7 +128,7 @@ func (n *Node) Offer(text []byte, date time.Time) error {
 	}
 	p := note.Pointer
 	switch {
-	case p.Scope != "" && p.Scope != n.o.Scope:
+	case p.Scope != n.o.Scope && (p.Scope != "" || !p.Plain()):
 		return fmt.Errorf("pointer is of scope %q, not of %q", p.Scope, n.o.Scope)
 	case p.Sequence < n.state.Floor:
 		return fmt.Errorf("pointer of sequence %d is older than %d, which was seen before: %w", p.Sequence, n.state.Floor, ErrStale)
