@@ -49,7 +49,7 @@ const (
 	Off   = "off"
 )
 
-// defaultLayout is plain while this version writes no other; it becomes packed together with the packed layout.
+// defaultLayout is what every version and the older tool read.
 const defaultLayout = Plain
 
 // MaxFile is the largest settings file in bytes.
@@ -244,7 +244,6 @@ func (c *Config) Warnings() []string {
 		set  bool
 		text string
 	}{
-		{c.Layout == Packed, "layout: packed is not built yet, plain is used"},
 		{len(c.Rollout.Waves) > 0, "rollout.waves: not built yet, a release goes everywhere at once"},
 		{c.Rollout.Bake > 0, "rollout.bake: not built yet, nothing waits"},
 		{c.Rollout.Approve, "rollout.approve: not built yet, nobody is asked"},

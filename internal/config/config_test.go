@@ -150,7 +150,6 @@ func TestLoadOfAMissingFileSaysWhatToDo(t *testing.T) {
 
 func TestWhatIsNotBuiltYetIsWarnedOfOrRefused(t *testing.T) {
 	c := mustParse(t, minimal+`
-layout: packed
 rollout: {waves: ["1", "cron:50%"], bake: 1m, approve: true}
 opcache: {url: http://localhost/x}
 hooks: {fleet_once: migrate}
@@ -161,7 +160,7 @@ notify: {webhook: "https://example.com/hunter2"}
 `)
 	got := strings.Join(c.Warnings(), "\n")
 	for _, key := range []string{
-		"layout", "rollout.waves", "rollout.bake", "rollout.approve", "opcache.mode", "hooks.fleet_once", "restart",
+		"rollout.waves", "rollout.bake", "rollout.approve", "opcache.mode", "hooks.fleet_once", "restart",
 		"lifecycle_hook", "listen", "notify",
 	} {
 		if !strings.Contains(got, key+": ") {

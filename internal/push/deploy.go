@@ -19,6 +19,9 @@ import (
 
 // deploy makes a release of a directory and moves the fleet to it.
 func (s *session) deploy(ctx context.Context) error {
+	if s.packed() {
+		return s.deployPacked(ctx)
+	}
 	began := time.Now()
 	tree, err := Scan(s.arg, s.cfg)
 	if err != nil {

@@ -44,6 +44,7 @@ func init() { // a verb's code mentions other verbs: as a plain variable this wo
 			"[=RELEASE]", "move the fleet back: to the good release before the live one; again goes further back",
 			"message wait timeout max-excluded dry-run force", (*session).rollback,
 		},
+		"manifest":  {"[=RELEASE]", "print the list of files of a packed release as JSON; default: the pointer's", "", (*session).printManifest},
 		"status":    {"", "the fleet, the pointer, every instance; the first line says what is stuck", "", (*session).status},
 		"releases":  {"", "what is in the bucket, newest first", "", (*session).releases},
 		"abort":     {"", "hold the newest release: it does not go live, and an open rollout of it ends", "", (*session).abort},
@@ -117,7 +118,7 @@ func flagSet(o *options) *flag.FlagSet {
 	}
 	set.StringVar(&o.message, "message", "", "why this is pushed, for people; adds a line to the pointer")
 	set.StringVar(&o.commit, "commit", "", "the commit, for people and hooks; adds a line to the pointer")
-	set.StringVar(&o.layout, "layout", "", "how the bucket keeps the release: plain (packed is not in this version)")
+	set.StringVar(&o.layout, "layout", "", "how the bucket keeps the release, in place of the settings': plain or packed")
 	set.BoolVar(&o.wait, "wait", true, "wait for the fleet")
 	set.DurationVar(&o.timeout, "timeout", 15*time.Minute, "how long to wait, from the pointer on")
 	set.StringVar(&o.maxExcluded, "max-excluded", "", "how many members this rollout may leave behind: 3 or 40%; adds a line to the pointer")
@@ -142,9 +143,7 @@ func (o options) check(set *flag.FlagSet) error {
 		return err
 	}
 	switch o.layout {
-	case "", config.Plain:
-	case config.Packed:
-		return fmt.Errorf("-layout=packed is not in this version: only plain is")
+	case "", config.Plain, config.Packed:
 	default:
 		return fmt.Errorf("-layout must be plain or packed, not %q", o.layout)
 	}
@@ -165,7 +164,7 @@ func (o options) check(set *flag.FlagSet) error {
 // usage prints what push can do.
 func usage(w io.Writer) {
 	fmt.Fprint(w, "push moves a site's fleet to a release. One verb a call:\n\n")
-	for _, name := range []string{verbDeploy, "rollback", "status", "releases", "abort", "retry", "init", "show", verbVersion} {
+	for _, name := range []string{verbDeploy, "rollback", "status", "releases", "manifest", "abort", "retry", "init", "show", verbVersion} {
 		v := verbs[name]
 		value := v.value
 		if value == "DIR" {

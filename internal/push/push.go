@@ -14,6 +14,16 @@
 // something that has no other home: -message, -commit, -max-excluded, a rollback. Then `key "value"` lines follow, which
 // that tool does not read. Never part of a release are .git, .deployignore, and the settings file with its copies.
 //
+// The packed layout keeps links as links, empty directories and the executable bit. A push hashes the tree, compares it
+// with the manifest of the pointer's release, its parent, and uploads only contents that the bucket does not have. What
+// fits into a delta goes into it, so a small push writes three objects: delta, manifest, pointer, in this order: a
+// manifest that is there names only what is there, and later pushes may build on it, even if no pointer ever named it.
+// What does not fit goes into packs first, and then it pays to look at the other kept manifests too. Packs depend on
+// nothing but the tree and what is kept, so a push that was interrupted finds what it has uploaded. Where a new instance
+// would have to gather the release from too many places, all of it is stored anew. A push gives up [store.PushTime] after
+// its first look at the bucket. The user's cache directory keeps manifests, and sums of files by what the file system
+// says of them; without it a push is slower and the same.
+//
 // Waiting. The release's sequence is followed through its epochs, retries included, until it is live, given up, or
 // overtaken; [Outcome] has the ends. Interrupting push stops the waiting and nothing else.
 //

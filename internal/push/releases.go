@@ -19,7 +19,7 @@ func (s *session) releases(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	known, err := site.store.Releases(ctx)
+	known, err := site.present(ctx, openCache(s.cfg.Scope(), ""))
 	if err != nil {
 		return err
 	}

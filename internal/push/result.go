@@ -84,7 +84,7 @@ func (r *Result) line() string {
 		if r.Release != "" {
 			return fmt.Sprintf("dry run: would move the fleet to %s, %s", r.Release, count(r.Files, "file"))
 		}
-		return fmt.Sprintf("dry run: would upload %s, %s", count(r.Files, "file"), amount(r.UploadedBytes))
+		return fmt.Sprintf("dry run: would upload %s, %s", count(r.Files-r.UnchangedFiles, "file"), amount(r.UploadedBytes))
 	}
 	return ""
 }

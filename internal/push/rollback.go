@@ -27,19 +27,16 @@ func (s *session) rollback(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	known, err := site.store.Releases(ctx)
+	known, err := site.known(ctx)
 	if err != nil {
 		return err
 	}
-	target, err := s.target(v, logs, known)
-	if err != nil {
-		return advise(fmt.Errorf("choose release: %w", err), exist(known))
-	}
-	files, err := site.complete(ctx, target, logs)
+	p, err := s.choose(ctx, site, v, logs, known)
 	if err != nil {
 		return err
 	}
-	r := &Result{Release: target, Files: files, UnchangedFiles: files, Members: v.Live, began: began}
+	target := p.Release
+	r := &Result{Release: target, Files: p.Files, UnchangedFiles: p.Files, Members: v.Live, began: began}
 	if !s.force && v.Pointer.Release == target && (!v.HasHead || v.Head.CommittedRelease == target) {
 		r.Sequence, r.Outcome = v.Pointer.Sequence, Unchanged
 		return s.end(r)
@@ -49,7 +46,8 @@ func (s *session) rollback(ctx context.Context) error {
 		r.Outcome = DryRun
 		return s.end(r)
 	}
-	return s.rollOut(ctx, site, v, release.Pointer{Release: target, Files: files, Kind: release.KindRollback}, r)
+	p.Kind = release.KindRollback
+	return s.rollOut(ctx, site, v, p, r)
 }
 
 // liveRelease is what the fleet is on; where no fleet ever committed to anything, what it would bring up.

@@ -91,9 +91,11 @@ func (v view) err() error {
 func (s *site) look(ctx context.Context) view {
 	var v view
 	var all sync.WaitGroup
-	all.Go(func() { v.BucketErr = s.store.Exists(ctx) })
 	all.Go(func() {
 		v.Read, v.PointerErr = s.store.Pointer(ctx, "")
+		if v.PointerErr != nil { // a pointer that can be read is in a bucket that can
+			v.BucketErr = s.store.Exists(ctx)
+		}
 		if errors.Is(v.PointerErr, store.ErrNotFound) {
 			v.PointerErr = nil
 			return

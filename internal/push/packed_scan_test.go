@@ -1,0 +1,99 @@
+package push
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// scanIndexed scans with what the cache knows, as if files had to be so much older than the scan to be known again.
+func scanIndexed(t *testing.T, c *cache, dir string, racy time.Duration) *packedTree {
+	t.Helper()
+	index := c.loadIndex()
+	index.racy = racy
+	tree, err := scanPacked(dir, minimalConfig(), index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree.Close()
+	c.saveIndex(index)
+	return tree
+}
+
+func TestScanPackedRefuses(t *testing.T) {
+	cases := map[string]struct {
+		tree map[string]string
+		want string
+	}{
+		"a link out by an absolute path": {map[string]string{"x": "1", "l": "-> /etc/passwd"}, `"/etc/passwd": target must be relative`},
+		"a link out":                     {map[string]string{"x": "1", "d/l": "-> ../../other"}, `"../../other": target leaves`},
+		"links in a circle":              {map[string]string{"a": "-> b", "b": "-> a"}, "leads through more than"},
+		"a name with a line break":       {map[string]string{"a\nb": "1"}, `"a\nb"`},
+		"a private key":                  {map[string]string{"id_rsa": "-----BEGIN OPENSSH PRIVATE KEY-----"}, `"id_rsa" is a private key`},
+		"an environment":                 {map[string]string{"d/.env": "1"}, `"d/.env" holds`},
+		"only directories":               {map[string]string{"e/": ""}, "nothing to deploy"},
+	}
+	for name, c := range cases {
+		tree, err := scanPacked(plant(t, c.tree), minimalConfig(), (*cache)(nil).loadIndex())
+		if err == nil {
+			tree.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want something with %q", name, err, c.want)
+		}
+	}
+	if _, err := scanPacked(filepath.Join(t.TempDir(), "none"), minimalConfig(), nil); !errors.Is(err, errUsage) {
+		t.Errorf("a missing directory: %v", err)
+	}
+}
+
+func TestASecondScanReadsOnlyWhatChanged(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	dir := plant(t, map[string]string{"a/x": "1", "a/y": "2", "empty": "", "l": "-> a/x"})
+	c := openCache("b/s", dir)
+	scan := func(racy time.Duration) *packedTree { return scanIndexed(t, c, dir, racy) }
+	scan(racy)
+	if tree := scan(-time.Hour); tree.Hashed != 3 {
+		t.Errorf("%d files were read, want all 3: they are too young to be known again", tree.Hashed)
+	}
+	first := scan(-time.Hour)
+	if first.Hashed != 0 {
+		t.Errorf("%d files were read again", first.Hashed)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "a/y"), []byte("3"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	second := scan(-time.Hour)
+	if second.Hashed != 1 {
+		t.Errorf("%d files were read, want the changed one", second.Hashed)
+	}
+	for i, e := range second.Entries {
+		if (e.Sum != first.Entries[i].Sum) != (e.Path == "a/y") {
+			t.Errorf("%q has sum %s, before %s", e.Path, e.Sum, first.Entries[i].Sum)
+		}
+	}
+}
+
+func TestADamagedIndexIsNotBelieved(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	dir := plant(t, map[string]string{"a": "1", "b": "2"})
+	c := openCache("b/s", dir)
+	scanIndexed(t, c, dir, -time.Hour)
+	if tree := scanIndexed(t, c, dir, -time.Hour); tree.Hashed != 0 {
+		t.Fatalf("%d files were read again", tree.Hashed)
+	}
+	text, err := os.ReadFile(c.index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text[len(text)/2] ^= 1
+	if err := os.WriteFile(c.index, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if tree := scanIndexed(t, c, dir, -time.Hour); tree.Hashed != 2 {
+		t.Errorf("a damaged index was believed: %d files were read", tree.Hashed)
+	}
+}

@@ -1,0 +1,250 @@
+package push
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/store"
+)
+
+// How much is under way at once. Frames are at most 4 MiB, mostly plain and compressed at the same time, packs 16 MiB,
+// and one more pack is being filled: with four workers that is about 100 MiB at worst.
+const (
+	builders   = 4 // at most: compressing at 300 MB/s each is faster than any uplink
+	framesLead = 2 // frames that may be ready before their turn, beyond those being built
+	uploaders  = 3
+)
+
+// packing builds the frames of a draft and uploads the packs that they make, in the order of the plan.
+type packing struct {
+	store  *store.Store
+	root   *os.Root
+	draft  *release.Draft
+	packer *release.Packer
+	large  map[string]*release.Verifier // of the files whose frames are coming
+
+	plain, stored, sent atomic.Int64 // bytes: of built frames before and after, of packs on their way
+	standing            func() (map[string]store.Stored, error)
+
+	mu  sync.Mutex
+	old []release.Sum // packs that were there, too old to rely on, and were written again
+}
+
+// frame is one of the plan on its way from a builder to the packer.
+type frame struct {
+	index  int
+	stored chan []byte // one, when it is built
+	plain  []byte      // of a large file's part, whose sum is of the whole file
+}
+
+func newPacking(ctx context.Context, s *store.Store, root *os.Root, d *release.Draft) *packing {
+	p := &packing{store: s, root: root, draft: d, packer: d.Packer(0), large: map[string]*release.Verifier{}}
+	p.standing = sync.OnceValues(func() (map[string]store.Stored, error) { return standingPacks(ctx, s) })
+	return p
+}
+
+// standingPacks are the packs that may be relied on, by key; those that are too old have no size.
+func standingPacks(ctx context.Context, s *store.Store) (map[string]store.Stored, error) {
+	inventory, err := s.Packs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	packs := make(map[string]store.Stored, len(inventory.Objects))
+	for _, o := range inventory.Objects {
+		if inventory.Age(o) > store.PushTime {
+			o.Size = 0
+		}
+		packs[o.Key] = o
+	}
+	return packs, nil
+}
+
+// counts is how far the upload is, as if frames went out as they were before they were compressed.
+func (p *packing) counts() store.Counts {
+	return store.Counts{Sent: int64(float64(p.sent.Load()) * float64(p.plain.Load()) / float64(max(p.stored.Load(), 1)))}
+}
+
+// run builds all frames, and uploads what fills packs. When it returns, everything is packed but the last frames, and
+// everything else is in the bucket. Frames for a delta are put inline by last, which makes a pack of them where it cannot.
+func (p *packing) run(ctx context.Context, last func(*release.Packer) *release.Pack) error {
+	g, ctx := errgroup.WithContext(ctx)
+	workers := min(runtime.GOMAXPROCS(0), builders)
+	work, inOrder := make(chan *frame), make(chan *frame, workers+framesLead)
+	g.Go(func() error {
+		defer close(work)
+		defer close(inOrder)
+		for i := range p.draft.Frames {
+			f := &frame{index: i, stored: make(chan []byte, 1)}
+			for _, to := range []chan *frame{inOrder, work} {
+				select {
+				case to <- f:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+		}
+		return nil
+	})
+	for range workers {
+		g.Go(func() error { return p.build(work) })
+	}
+	g.Go(func() error {
+		uploads, uctx := errgroup.WithContext(ctx)
+		uploads.SetLimit(uploaders)
+		err := p.pack(uctx, inOrder, last, func(pack *release.Pack) { uploads.Go(func() error { return p.upload(uctx, pack) }) })
+		if failed := uploads.Wait(); failed != nil {
+			return failed
+		}
+		return err
+	})
+	return g.Wait()
+}
+
+// build turns contents into frames until there is no more work.
+func (p *packing) build(work <-chan *frame) error {
+	files := opener{root: p.root}
+	defer files.Close()
+	var buffer []byte
+	for f := range work {
+		plan := &p.draft.Frames[f.index]
+		plain := slices.Grow(buffer[:0], int(plan.Length))[:plan.Length]
+		rest := plain
+		for _, part := range plan.Parts {
+			if err := readPart(&files, part, rest[:part.Length]); err != nil {
+				return err
+			}
+			rest = rest[part.Length:]
+		}
+		stored, err := plan.Build(nil, plain)
+		var which *release.Error
+		if errors.As(err, &which) {
+			return changed(which.Value)
+		}
+		if err != nil {
+			return err
+		}
+		p.plain.Add(plan.Length)
+		p.stored.Add(int64(len(stored)))
+		if part := plan.Parts[0]; part.Length < part.Size {
+			f.plain, buffer = plain, nil
+		} else {
+			buffer = plain
+		}
+		f.stored <- stored
+	}
+	return nil
+}
+
+// readPart reads what a frame holds of a file.
+func readPart(files *opener, part release.Part, into []byte) error {
+	in, err := files.open(part.Path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	_, err = in.ReadAt(into, part.From)
+	if errors.Is(err, io.EOF) {
+		return changed(part.Path)
+	}
+	if err != nil {
+		return fmt.Errorf("read %q: %w", part.Path, err)
+	}
+	return nil
+}
+
+// pack puts frames into packs in their order, and hands each pack on that is full.
+func (p *packing) pack(ctx context.Context, inOrder <-chan *frame, last func(*release.Packer) *release.Pack, full func(*release.Pack)) error {
+	for f := range inOrder {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		var stored []byte
+		select {
+		case stored = <-f.stored:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err := p.verify(f); err != nil {
+			return err
+		}
+		packs, err := p.packer.Put(f.index, stored)
+		if err != nil {
+			return err
+		}
+		for _, pack := range packs {
+			full(pack)
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err() // there may be frames that never came
+	}
+	if pack := last(p.packer); pack != nil {
+		full(pack)
+	}
+	return nil
+}
+
+// verify hashes a large file along, whose parts come one after another.
+func (p *packing) verify(f *frame) error {
+	if f.plain == nil {
+		return nil
+	}
+	part := p.draft.Frames[f.index].Parts[0]
+	v := p.large[part.Path]
+	if v == nil {
+		v = (&release.Entry{Path: part.Path, Size: part.Size, Sum: part.Sum}).Verifier()
+		p.large[part.Path] = v
+	}
+	v.Write(f.plain)
+	f.plain = nil
+	if part.From+part.Length < part.Size {
+		return nil
+	}
+	delete(p.large, part.Path)
+	if v.Close() != nil {
+		return changed(part.Path)
+	}
+	return nil
+}
+
+// upload writes a pack, unless an earlier push has written it that was interrupted.
+func (p *packing) upload(ctx context.Context, pack *release.Pack) error {
+	packs, err := p.standing()
+	if err != nil {
+		return err
+	}
+	src, size := release.Source{Pack: pack.Sum}, int64(len(pack.Data))
+	o, there := packs[src.Key()]
+	if there && o.Size == size {
+		p.sent.Add(size)
+		return nil
+	}
+	if there {
+		p.mu.Lock()
+		p.old = append(p.old, pack.Sum)
+		p.mu.Unlock()
+	}
+	ctx = store.WithProgress(ctx, func(n int64) { p.sent.Add(n) })
+	return p.store.PutPack(ctx, pack.Sum, bytes.NewReader(pack.Data), size)
+}
+
+// recheck makes sure that the packs that were written again were not deleted in the same moment.
+func (p *packing) recheck(ctx context.Context) error {
+	for _, sum := range p.old {
+		if _, err := p.store.HasPack(ctx, sum); err != nil {
+			return advise(err, "push again: what was uploaded is not uploaded again")
+		}
+	}
+	return nil
+}
