@@ -52,6 +52,7 @@ func TestFleet(t *testing.T) {
 		{"a health check that fails after the flip", unhealthy},
 		{"hooks and what surrounds a release", hooksAndTree},
 		{"opcache serves the new release", opcache},
+		{"the packed layout", packedLayout},
 		{"two pushes at once", twoPushes},
 		{"two pushes of the same second", sameID},
 		{"both commands say the same version", versions},

@@ -108,7 +108,7 @@ func (s *site) call(path string, args ...string) result {
 	ctx, cancel := context.WithTimeout(context.Background(), commandTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = append(parts.Environ(), "RUNTIME_DIRECTORY="+s.dir)
+	cmd.Env = append(parts.Environ(), "RUNTIME_DIRECTORY="+s.dir, "XDG_CACHE_HOME="+filepath.Join(s.dir, "cache"))
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
