@@ -219,19 +219,3 @@ func (n *Node) guard(ctx context.Context) Guard {
 	}
 	return g
 }
-
-// mergeEarly keeps the membership of an early sweep with the votes of a later one: rule M3 switched off.
-func mergeEarly(early, late []Member) []Member {
-	now := map[string]Member{}
-	for _, m := range late {
-		now[m.Instance] = m
-	}
-	var out []Member
-	for _, m := range early {
-		if l, ok := now[m.Instance]; ok {
-			m.Vote, m.Beat, m.Incarnation, m.Active, m.Failed = l.Vote, l.Beat, l.Incarnation, l.Active, l.Failed
-		}
-		out = append(out, m)
-	}
-	return out
-}
