@@ -76,9 +76,13 @@ func hooksAndTree(t *testing.T, w *world) {
 
 	b := s.startAgent("i-1", settings...)
 	s.awaitLive(joinTime, second.Release, b)
-	if got := read("i-1"); got != all {
-		t.Errorf("a newcomer ran %q", got)
-	}
+	// When it serves, it brings up the release that a rollback would go to.
+	s.await(joinTime, "the newcomer's hooks", func() string {
+		if got := read("i-1"); got != all+"after_sync\nbefore_flip\n" {
+			return fmt.Sprintf("they ran in the order %q", got)
+		}
+		return ""
+	})
 
 	back, _ := s.rollOut(0, "-rollback")
 	if back.Release != first.Release || back.Members != 2 {
