@@ -59,7 +59,6 @@ type Node struct {
 	serveMark int // strongReads when phase serve was acknowledged; -1: it was not
 	inService bool
 	answered  time.Duration // when the table last answered
-	answers   bool
 	started   time.Duration
 
 	offered   *Note // the newest pointer that was read, not inspected
@@ -215,7 +214,7 @@ func (n *Node) problem(part string, on bool, text string) {
 	}
 }
 
-func (n *Node) touch() { n.answered, n.answers = n.o.Clock.Boot(), true }
+func (n *Node) touch() { n.answered = n.o.Clock.Boot() }
 
 func (n *Node) save() error {
 	if err := n.o.Journal.Save(n.state); err != nil {

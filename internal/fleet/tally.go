@@ -1,9 +1,9 @@
 package fleet
 
 import (
-	"fmt"
-	"strconv"
-	"strings"
+	"cmp"
+
+	"s3pulldeploy/internal/release"
 )
 
 // Tally is what a sweep says about an open epoch.
@@ -80,42 +80,20 @@ func (t *Tally) exclude(id string) {
 	t.Newly++
 }
 
-// Guard is the most members that an epoch may newly exclude: a percentage of the members, or a count.
-type Guard struct {
-	Percent float64
-	Count   int
-	counted bool
-}
+// Guard is the most members that an epoch may newly exclude; it always allows one.
+type Guard struct{ release.Share }
 
 // DefaultGuard is max_excluded where the pointer does not say otherwise.
 const DefaultGuard = "10%"
 
-// ParseGuard reads "10%" or "3"; empty is the default.
+// ParseGuard reads a pointer's max_excluded, such as "10%" or "3"; empty is the default.
 func ParseGuard(s string) (Guard, error) {
-	if s == "" {
-		s = DefaultGuard
-	}
-	if p, ok := strings.CutSuffix(s, "%"); ok {
-		v, err := strconv.ParseFloat(p, 64)
-		if err != nil || !(v >= 0 && v <= 100) {
-			return Guard{}, fmt.Errorf("max_excluded %q: not a percentage from 0%% to 100%%", s)
-		}
-		return Guard{Percent: v}, nil
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 0 {
-		return Guard{}, fmt.Errorf("max_excluded %q: neither a percentage nor a count", s)
-	}
-	return Guard{Count: n, counted: true}, nil
+	share, err := release.ParseShare(cmp.Or(s, DefaultGuard))
+	return Guard{share}, wrap("max_excluded", err)
 }
 
 // Allows says whether n of members may be excluded.
-func (g Guard) Allows(n, members int) bool {
-	if g.counted {
-		return n <= max(1, g.Count)
-	}
-	return n <= max(1, int(g.Percent/100*float64(members)))
-}
+func (g Guard) Allows(n, members int) bool { return n <= max(1, g.Of(members)) }
 
 // Ruling is what follows from a tally.
 type Ruling int
