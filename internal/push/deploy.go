@@ -28,14 +28,8 @@ func (s *session) deploy(ctx context.Context) error {
 		return err
 	}
 	defer tree.Close()
-	site, v, err := s.begin(ctx)
+	site, v, err := s.admit(ctx, tree.Warnings)
 	if err != nil {
-		return err
-	}
-	for _, w := range slices.Concat(s.cfg.Warnings(), tree.Warnings) {
-		s.warn("%s", w)
-	}
-	if err := errors.Join(v.usable(s.force), v.frozen()); err != nil {
 		return err
 	}
 	if !s.force {
@@ -76,6 +70,19 @@ func (s *session) begin(ctx context.Context) (*site, view, error) {
 		s.warn("the live instances run different versions: %s", mixed)
 	}
 	return site, v, nil
+}
+
+// admit looks at the site before anything is uploaded, says what there is to be warned of, and refuses where a deploy could not
+// go out.
+func (s *session) admit(ctx context.Context, warnings []string) (*site, view, error) {
+	site, v, err := s.begin(ctx)
+	if err != nil {
+		return nil, view{}, err
+	}
+	for _, w := range slices.Concat(s.cfg.Warnings(), warnings) {
+		s.warn("%s", w)
+	}
+	return site, v, errors.Join(v.usable(s.force), v.frozen())
 }
 
 // rollOut publishes the pointer and waits for the fleet, if anybody is there and it is asked for.

@@ -51,14 +51,8 @@ func (s *session) deployPacked(ctx context.Context) error {
 	defer tree.Close()
 	c.saveIndex(index)
 	looked := time.Now()
-	site, v, err := s.begin(ctx)
+	site, v, err := s.admit(ctx, tree.Warnings)
 	if err != nil {
-		return err
-	}
-	for _, w := range slices.Concat(s.cfg.Warnings(), tree.Warnings) {
-		s.warn("%s", w)
-	}
-	if err := errors.Join(v.usable(s.force), v.frozen()); err != nil {
 		return err
 	}
 	p := &parcel{site: site, cache: c, tree: tree, before: v.Pointer.Release, looked: looked}
