@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"s3pulldeploy/internal/fleet"
@@ -262,6 +263,7 @@ func TestCleanUpRemovesOnlyWhatNobodyNeeds(t *testing.T) {
 		if got := b.names(); !slices.Equal(got, want) {
 			t.Errorf("root has %q, want %q", got, want)
 		}
+		synctest.Wait() // the worker has ended its own clean-up
 		b.agent.machine.clean(keepList{r3})
 		if err := os.Remove(filepath.Join(b.cfg.Root, "previous")); err != nil {
 			t.Fatal(err)
