@@ -12,39 +12,24 @@ import (
 
 // box is one machine: its disk survives crashes, its node does not.
 type box struct {
+	*machine
 	w    *world
-	id   string
 	node *fleet.Node
 	life int // counts starts; 0: never started
-
-	up, gone    bool // gone: terminated for good
-	serving     bool // its web server is up: it goes on while the agent is down
-	pausedUntil time.Duration
-	cut         time.Duration // no table before this
-	s3cut       time.Duration
-	sick        bool // staging fails for a reason of the machine
 
 	rate      float64       // of the boot clock against true time
 	bootBase  time.Duration // boot clock at the last power-on
 	poweredAt time.Duration
-	skew      time.Duration // of the wall clock
 
-	// durable
-	state  fleet.State
-	disk   map[release.ID]bool
-	active release.ID
-
-	job       *fleet.Want
-	pollAt    time.Duration
-	inService bool                 // as the node last said
-	decided   map[int64]release.ID // commits that were durably decided here
+	job    *fleet.Want
+	pollAt time.Duration
 }
 
 var errOutage = fmt.Errorf("outage: %w", fleet.ErrUnavailable)
 
 func (w *world) add() *box {
 	b := &box{
-		w: w, id: fmt.Sprintf("i%d", len(w.boxes)), disk: map[release.ID]bool{}, rate: 1, decided: map[int64]release.ID{},
+		w: w, machine: &machine{id: fmt.Sprintf("i%d", len(w.boxes)), disk: map[release.ID]bool{}},
 		bootBase: time.Duration(w.rng.IntN(1000)) * time.Second,
 	}
 	b.rate = 0.96 + w.rng.Float64()*0.08
@@ -52,7 +37,8 @@ func (w *world) add() *box {
 	if w.chance(0.5) {
 		b.skew = 0
 	}
-	w.boxes = append(w.boxes, b)
+	b.phase = func() (fleet.Phase, bool) { v := b.node.View(); return v.Phase, v.Ready }
+	w.boxes, w.machines = append(w.boxes, b), append(w.machines, b.machine)
 	return b
 }
 
@@ -202,7 +188,7 @@ func (b *box) flip(want fleet.Want) {
 		b.node.FlipDone(want, b.Now(), errors.New("not on this disk"))
 		return
 	}
-	b.w.truth.flip(b, want)
+	b.w.truth.flip(b.machine, want)
 	b.active = id
 	if b.w.fault(0.01) {
 		panic(crash{b}) // the link is moved, its record is not
@@ -218,14 +204,13 @@ func (b *box) Save(s fleet.State) error {
 	if b.w.fault(0.004) {
 		return errors.New("no space left on device")
 	}
+	b.w.truth.saved(b.machine, s)
 	b.state = s
 	if b.w.fault(0.004) {
 		panic(crash{b})
 	}
 	return nil
 }
-
-func (w *world) fault(p float64) bool { return !w.calm && w.chance(p) }
 
 // request carries one table request through the faults of the network.
 func (b *box) request(do func() error) error {
@@ -303,7 +288,7 @@ func (b *box) Query(ctx context.Context, p, prefix string, consistent bool) (ite
 
 // Write implements fleet.Table.
 func (b *box) Write(ctx context.Context, k fleet.Key, wr fleet.Write) (it fleet.Item, err error) {
-	sent := sender{b, b.state.Floor, b.active, b.state.Vote} // it may arrive late
+	sent := sender{b.machine, b.state.Floor, b.active, b.state.Vote} // it may arrive late
 	err = b.request(func() (err error) {
 		before, _ := b.w.mem.Get(ctx, k, true)
 		it, err = b.w.mem.Write(ctx, k, wr)

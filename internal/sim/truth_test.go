@@ -10,7 +10,7 @@ import (
 
 // truth is what an observer of everything knows: the invariants are judged by it, by their names in the design.
 type truth struct {
-	w         *world
+	w         *scene
 	head      fleet.Head
 	decisions map[int64]fleet.EpochState
 	commits   map[int64]fleet.Head
@@ -29,7 +29,7 @@ type promise struct {
 	release  release.ID
 }
 
-func newTruth(w *world) truth {
+func newTruth(w *scene) truth {
 	return truth{
 		w: w, decisions: map[int64]fleet.EpochState{}, commits: map[int64]fleet.Head{}, beats: map[string]time.Duration{}, woke: map[string]time.Duration{}, led: map[string]time.Duration{},
 		rows: map[string]fleet.Member{}, excluded: map[int64]map[string]bool{}, yes: map[promise]bool{},
@@ -38,7 +38,7 @@ func newTruth(w *world) truth {
 
 // sender is who sent a write, and what was durable there when it was sent.
 type sender struct {
-	*box
+	*machine
 	floor  int64
 	active release.ID
 	vote   fleet.Vote
@@ -160,7 +160,7 @@ func (t *truth) committed(h fleet.Head) {
 	t.commits[h.Epoch] = h
 	t.excluded[h.Epoch] = map[string]bool{}
 	yes := 0
-	for _, b := range t.w.boxes {
+	for _, b := range t.w.machines {
 		m := t.rows[b.id]
 		if t.yes[promise{b.id, h.Epoch, h.Release}] {
 			yes++
@@ -184,8 +184,25 @@ func (t *truth) committed(h fleet.Head) {
 	}
 }
 
+// saved judges what a machine makes durable, against what it had made durable before (I6, I7, I15).
+func (t *truth) saved(b *machine, s fleet.State) {
+	was := b.state
+	if s.Epoch < was.Epoch || s.Decision.Epoch < was.Decision.Epoch {
+		t.w.fail("I15 in order: %s went back from epoch %d, decision %d to %d, %d", b.id, was.Epoch, was.Decision.Epoch, s.Epoch, s.Decision.Epoch)
+	}
+	if s.Floor < was.Floor {
+		t.w.fail("I2 fresh: %s lowers its floor from %d to %d", b.id, was.Floor, s.Floor)
+	}
+	if was.Vote.Yes && s.Vote.Epoch <= was.Vote.Epoch && s.Vote != was.Vote {
+		t.w.fail("I6 sticky vote: %s replaces its yes of epoch %d", b.id, was.Vote.Epoch)
+	}
+	if c, ok := t.commits[s.Decision.Epoch]; s.Decision.Epoch > was.Decision.Epoch && (!ok || c.Release != s.Decision.Release) {
+		t.w.fail("I7 no early flip: %s keeps a decision of epoch %d for %s that was not made", b.id, s.Decision.Epoch, s.Decision.Release)
+	}
+}
+
 // flip judges a link that is about to move (I7, I13).
-func (t *truth) flip(b *box, want fleet.Want) {
+func (t *truth) flip(b *machine, want fleet.Want) {
 	h, ok := t.commits[want.Epoch]
 	if !ok || h.Release != want.Commit.Release {
 		t.w.fail("I7 no early flip: %s flips to %s for epoch %d, which did not commit it", b.id, want.Commit.Release, want.Epoch)
@@ -197,15 +214,12 @@ func (t *truth) flip(b *box, want fleet.Want) {
 
 // check runs after every event.
 func (t *truth) check(what string) {
-	for _, b := range t.w.boxes {
+	for _, b := range t.w.machines {
 		if b.active != "" && !b.disk[b.active] {
 			t.w.fail("I13 atomic view: after %s, %s serves %s, which is not on its disk", what, b.id, b.active)
 		}
 		if b.serving && !b.gone && b.active != "" && t.rows[b.id].Instance == "" {
 			t.w.fail("I9 no silent staleness: after %s, %s serves %s without a row", what, b.id, b.active)
-		}
-		if n := b.node; n != nil && b.up && n.State().Epoch < b.state.Epoch {
-			t.w.fail("I15 in order: after %s, %s went back to epoch %d", what, b.id, n.State().Epoch)
 		}
 	}
 }
@@ -223,11 +237,11 @@ func (t *truth) settled() string {
 	if h.Sequence == newest && h.State == fleet.Abort && h.Hold != newest && !t.w.broken[t.w.pushed[newest]] {
 		return "aborted, to be tried again"
 	}
-	for _, b := range t.w.boxes {
+	for _, b := range t.w.machines {
 		if b.gone || !b.up {
 			continue
 		}
-		if v := b.node.View(); h.CommittedEpoch > 0 && (b.active != h.CommittedRelease || v.Phase != fleet.Serve || !v.Ready) {
+		if phase, ready := b.phase(); h.CommittedEpoch > 0 && (b.active != h.CommittedRelease || phase != fleet.Serve || !ready) {
 			return b.id + " is not in service on " + string(h.CommittedRelease)
 		}
 	}

@@ -1,0 +1,159 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"time"
+
+	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/table"
+)
+
+const scope = "bucket/promo"
+
+// scene is what both simulations have: a table, a bucket's pointer, what was pushed, and what has gone wrong.
+type scene struct {
+	seed     uint64
+	rng      *rand.Rand
+	now      time.Duration // virtual, since the start
+	epoch    time.Time     // the true wall clock at the start
+	mem      *table.Memory
+	tokens   int
+	machines []*machine
+
+	pointer  []byte
+	sequence int64
+	pushed   map[int64]release.ID
+	broken   map[release.ID]bool // releases that every hook refuses
+	calm     bool                // faults are over
+	busy     bool                // agents restart all the time
+
+	truth   truth
+	violate []string
+	trace   []string
+	log     *slog.Logger
+}
+
+// machine is what is known of one machine from outside. Its disk survives crashes.
+type machine struct {
+	id          string
+	up, gone    bool // gone: terminated for good
+	serving     bool // its web server is up: it goes on while the agent is down
+	inService   bool // as the agent last said
+	pausedUntil time.Duration
+	cut         time.Duration // no table before this
+	s3cut       time.Duration
+	sick        bool          // staging fails for a reason of the machine
+	skew        time.Duration // of the wall clock
+
+	// durable
+	state  fleet.State
+	disk   map[release.ID]bool // complete and durable
+	active release.ID
+
+	phase func() (fleet.Phase, bool) // the agent's own word, and whether it is ready
+}
+
+func newScene(seed uint64) *scene {
+	s := &scene{
+		seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), mem: table.NewMemory(), epoch: time.Unix(1_790_000_000, 0),
+		pushed: map[int64]release.ID{}, broken: map[release.ID]bool{},
+	}
+	var out io.Writer = io.Discard
+	if os.Getenv("SIM_LOG") != "" {
+		out = os.Stderr
+	}
+	s.log = slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.String("t", s.now.String())
+		}
+		return a
+	}}))
+	s.truth = newTruth(s)
+	return s
+}
+
+func (s *scene) wall() time.Time { return s.epoch.Add(s.now) }
+
+func (s *scene) fault(p float64) bool { return !s.calm && s.chance(p) }
+
+func (s *scene) chance(p float64) bool { return s.rng.Float64() < p }
+
+// between is a random duration, more often short than long.
+func (s *scene) between(lo, hi time.Duration) time.Duration {
+	f := s.rng.Float64()
+	return lo + time.Duration(f*f*float64(hi-lo))
+}
+
+func (s *scene) token() string {
+	s.tokens++
+	return fmt.Sprintf("t%d", s.tokens)
+}
+
+func (s *scene) ledger() *fleet.Ledger {
+	l := fleet.NewLedger(s.mem, scope, s.token)
+	l.Parallel = 1
+	return l
+}
+
+func (s *scene) note(format string, args ...any) {
+	line := fmt.Sprintf("%10v %s", s.now.Round(time.Millisecond), fmt.Sprintf(format, args...))
+	s.trace = append(s.trace, line)
+	s.log.Info(line)
+}
+
+func (s *scene) fail(format string, args ...any) {
+	s.violate = append(s.violate, fmt.Sprintf(format, args...))
+}
+
+func (s *scene) report() string {
+	tail := s.trace[max(0, len(s.trace)-60):]
+	return fmt.Sprintf("seed %d: %s\n%s", s.seed, strings.Join(s.violate, "; "), strings.Join(tail, "\n"))
+}
+
+// push publishes a release the way the push command does; back is an earlier release to roll back to.
+func (s *scene) push(back release.ID) {
+	h, ok, err := s.ledger().Head(context.Background(), true)
+	if err != nil {
+		panic(err)
+	}
+	s.sequence = max(s.wall().Unix(), s.sequence+1, h.Sequence+1)
+	id, extra := release.ID(fmt.Sprintf("r%d", len(s.pushed)+1)), ""
+	if back != "" {
+		id, extra = back, "\nkind \"rollback\""
+	}
+	s.pushed[s.sequence] = id
+	s.broken[id] = s.broken[id] || back == "" && !s.calm && s.chance(0.15)
+	s.pointer = fmt.Appendf(nil, "%s\n%d\n3%s", id, s.sequence, extra)
+	s.note("push %s as %d%s, broken %v", id, s.sequence, extra, s.broken[id])
+	if ok && s.chance(0.8) {
+		s.ask(h, fleet.Item{"hint": s.sequence})
+	}
+}
+
+// ask is a request of push to the fleet, which the truth sees too.
+func (s *scene) ask(h fleet.Head, set fleet.Item, remove ...string) {
+	if now, err := s.ledger().Request(context.Background(), h, set, remove...); err == nil {
+		s.truth.head = now
+	}
+}
+
+// freeze or unfreeze, as push does.
+func (s *scene) freeze(on bool) {
+	h, ok, err := s.ledger().Head(context.Background(), true)
+	if err != nil || !ok {
+		return
+	}
+	s.note("freeze %v", on)
+	if on {
+		s.ask(h, fleet.Item{"frozen": fleet.Item{"by": "sim", "why": "sim", "until": int64(0)}})
+		return
+	}
+	s.ask(h, fleet.Item{}, "frozen")
+}
