@@ -36,6 +36,7 @@ build: ## dist/agent and dist/push
 
 test: tools ## all tests, with the race detector and the real parts, as root; none is skipped
 	S3PULLDEPLOY_REQUIRE_PARTS=1 .ci/root go test -race -count=1 -timeout 15m ./...
+	go test -count=1 -tags failpoints ./internal/failpoint
 	go test -count=1 -tags weakened -timeout 10m -run TestEachWeakenedRuleIsCaught ./internal/sim
 
 simulate: ## the protocol under SEEDS seeded runs of faults, from FIRST on

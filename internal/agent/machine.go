@@ -17,6 +17,7 @@ import (
 
 	"s3pulldeploy/internal/config"
 	"s3pulldeploy/internal/disk"
+	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/fleet"
 	"s3pulldeploy/internal/hook"
 	"s3pulldeploy/internal/php"
@@ -106,6 +107,9 @@ func (m *machine) listing(ctx context.Context, n fleet.Note, cached bool) (relea
 	m.mu.Unlock()
 	if ok && cached {
 		return have, nil
+	}
+	if err := failpoint.Hit("A6"); err != nil {
+		return nil, err
 	}
 	l, err := m.bucket.List(ctx, id)
 	if err != nil {
@@ -243,6 +247,9 @@ func (m *machine) download(ctx context.Context, s *disk.Stage, id release.ID, l 
 }
 
 func (m *machine) one(ctx context.Context, s *disk.Stage, id release.ID, o release.Object, f disk.File) error {
+	if err := failpoint.Hit("A7"); err != nil {
+		return err
+	}
 	r, err := m.bucket.Open(ctx, id, o)
 	if err != nil {
 		return err
@@ -259,6 +266,7 @@ func (m *machine) flip(ctx context.Context, w fleet.Want, c fleet.Clock) (at tim
 		return time.Time{}, err
 	}
 	defer func() { err = errors.Join(err, armed.Close()) }()
+	failpoint.Hit("A13")
 	if err := waitUntil(ctx, c, w.At); err != nil {
 		return time.Time{}, err
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 
 	"s3pulldeploy/internal/disk"
+	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/fleet"
 	"s3pulldeploy/internal/release"
 	"s3pulldeploy/internal/store"
@@ -86,6 +87,9 @@ func (m *machine) blueprint(ctx context.Context, p release.Pointer) (blueprint, 
 		return blueprint{manifest: kept}, nil
 	}
 	var plan blueprint
+	if err := failpoint.Hit("A6"); err != nil {
+		return plan, err
+	}
 	if parent := m.parent(p.Delta); parent != nil {
 		object, err := m.bucket.GetDelta(ctx, p.Release, p.Delta.Parent, p.Delta.Content)
 		if err == nil {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"s3pulldeploy/internal/disk"
+	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/release"
 )
 
@@ -108,6 +109,9 @@ func (p *pulling) work(ctx context.Context) (err error) {
 // open begins a range, without a request where the delta has it.
 func (p *pulling) open(ctx context.Context, r release.Range) (io.ReadCloser, error) {
 	if !p.inHand(r) {
+		if err := failpoint.Hit("A7"); err != nil {
+			return nil, err
+		}
 		return p.bucket.OpenRange(ctx, p.manifest.Sources[r.Source], r.Offset, r.Length)
 	}
 	stored, err := p.delta.Stored(release.Frame{Offset: r.Offset, Stored: r.Length})

@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-co-op/gocron/v2"
 
+	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/store"
 )
 
@@ -75,7 +76,11 @@ func (a *Agent) readPointer(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
-	r, err := a.pointer.bucket.Pointer(ctx, known)
+	var r store.Read
+	err := failpoint.Hit("A1")
+	if err == nil {
+		r, err = a.pointer.bucket.Pointer(ctx, known)
+	}
 	if ctx.Err() != nil {
 		return
 	}

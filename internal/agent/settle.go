@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"s3pulldeploy/internal/disk"
+	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/fleet"
 	"s3pulldeploy/internal/php"
 	"s3pulldeploy/internal/release"
@@ -45,6 +46,9 @@ func (m *machine) settleOnce(ctx context.Context, w fleet.Want) error {
 		}
 		m.after.hook = true
 	}
+	if err := failpoint.Hit("A22"); err != nil {
+		return err
+	}
 	h := m.cfg.HealthCheck
 	if h.URL == "" {
 		return nil
@@ -58,6 +62,9 @@ func (m *machine) settleOnce(ctx context.Context, w fleet.Want) error {
 
 // switchPHP empties opcache of the pools where that is not done yet, and has all of them say which release they run from.
 func (m *machine) switchPHP(ctx context.Context, id release.ID) error {
+	if err := failpoint.Hit("A21"); err != nil {
+		return err
+	}
 	done, err := m.opcache.Except(m.after.reset).Reset(ctx)
 	for _, s := range done {
 		m.after.reset[s.URL] = true

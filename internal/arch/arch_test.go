@@ -26,7 +26,7 @@ const module = "s3pulldeploy/"
 
 // leaves are what agent and push are wired from.
 var leaves = []string{
-	"internal/account", "internal/config", "internal/disk", "internal/fleet", "internal/hook",
+	"internal/account", "internal/config", "internal/disk", "internal/failpoint", "internal/fleet", "internal/hook",
 	"internal/instance", "internal/notify", "internal/php", "internal/release", "internal/store", "internal/table",
 }
 
@@ -41,17 +41,18 @@ var layers = map[string]struct {
 	"internal/agent": {leaves, "the agent wires the leaves; it and push meet only in the bucket and the table"},
 	"internal/push":  {leaves, "push wires the leaves; it must not know the agent's internals"},
 
-	"internal/account":  {nil, "credentials serve every client alike and know none of them"},
-	"internal/config":   {[]string{"internal/release"}, "settings are read before anything else exists; only names are checked by release's rules"},
-	"internal/disk":     {[]string{"internal/release"}, "the disk keeps what others fetched and decided: it knows no S3, table or protocol"},
-	"internal/fleet":    {[]string{"internal/release"}, "the protocol is judged on its small table interface and simulated without S3, disks and PHP"},
-	"internal/hook":     {nil, "a hook is a command with a deadline; what its failure means is the caller's"},
-	"internal/instance": {nil, "who and where this machine is does not depend on what runs on it"},
-	"internal/notify":   {nil, "a notification carries an outcome and decides nothing"},
-	"internal/php":      {nil, "opcache and health are about what is served, not about where it came from"},
-	"internal/release":  {nil, "formats and names are pure: every other package may depend on them"},
-	"internal/store":    {[]string{"internal/release"}, "the bucket is spoken to in terms of releases; it knows no local directory and no fleet"},
-	"internal/table":    {[]string{"internal/fleet"}, "the adapter implements the interface that fleet defines, and nothing depends on the adapter"},
+	"internal/account":   {nil, "credentials serve every client alike and know none of them"},
+	"internal/config":    {[]string{"internal/release"}, "settings are read before anything else exists; only names are checked by release's rules"},
+	"internal/disk":      {[]string{"internal/failpoint", "internal/release"}, "the disk keeps what others fetched and decided: it knows no S3, table or protocol"},
+	"internal/fleet":     {[]string{"internal/failpoint", "internal/release"}, "the protocol is judged on its small table interface and simulated without S3, disks and PHP"},
+	"internal/failpoint": {nil, "a step is named by who takes it; what breaks there knows nothing of it"},
+	"internal/hook":      {nil, "a hook is a command with a deadline; what its failure means is the caller's"},
+	"internal/instance":  {nil, "who and where this machine is does not depend on what runs on it"},
+	"internal/notify":    {nil, "a notification carries an outcome and decides nothing"},
+	"internal/php":       {nil, "opcache and health are about what is served, not about where it came from"},
+	"internal/release":   {nil, "formats and names are pure: every other package may depend on them"},
+	"internal/store":     {[]string{"internal/release"}, "the bucket is spoken to in terms of releases; it knows no local directory and no fleet"},
+	"internal/table":     {[]string{"internal/fleet"}, "the adapter implements the interface that fleet defines, and nothing depends on the adapter"},
 
 	"internal/table/tabletest": {[]string{"internal/fleet"}, "the conformance suite tests the interface, so that every table can run it"},
 

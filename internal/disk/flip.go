@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/release"
 )
 
@@ -84,12 +85,18 @@ func (d *Disk) Arm(id release.ID) (*Armed, error) {
 }
 
 func (d *Disk) arm(id release.ID) (*Armed, error) {
+	if err := failpoint.Hit("A17"); err != nil {
+		return nil, err
+	}
 	ix, err := d.verified(id)
 	if err != nil {
 		return nil, err
 	}
 	if ix == nil {
 		return nil, fmt.Errorf("%q: not a published release: %w", d.Path(id), ErrDamaged)
+	}
+	if err := failpoint.Hit("A18"); err != nil {
+		return nil, err
 	}
 	link, err := d.tempLink(string(id))
 	if err != nil {
@@ -126,10 +133,16 @@ func (a *Armed) flip() error {
 		if old != "" {
 			d.setPrevious(old)
 		}
+		if err := failpoint.Hit("A19"); err != nil {
+			return err
+		}
 		if err := d.rename(a.link, d.opt.Active, 0); err != nil {
 			return err
 		}
 		a.link = ""
+	}
+	if err := failpoint.Hit("A20"); err != nil {
+		return err
 	}
 	if err := d.syncDir(d.rootDir); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/release"
 )
 
@@ -215,6 +216,9 @@ func (d *Disk) forget(keep map[release.ID]bool) error {
 
 // emptyTrash deletes what has been taken out of the way, now or before a crash.
 func (d *Disk) emptyTrash() error {
+	if err := failpoint.Hit("A24"); err != nil {
+		return err
+	}
 	names, err := readNames(d.root)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/release"
 )
 
@@ -188,13 +189,22 @@ func (s *Stage) publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := failpoint.Hit("A9"); err != nil {
+		return s.lost(err)
+	}
 	if err := s.d.syncfs(s.sync); err != nil {
 		return s.lost(err)
 	}
 	s.d.mu.Lock()
 	defer s.d.mu.Unlock()
 	ours := s.d.owns(s.id)
+	if err := failpoint.Hit("A10"); err != nil {
+		return err
+	}
 	if err := s.d.writeIndex(ix); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("A11"); err != nil {
 		return err
 	}
 	if err := s.d.install(s.id, ours); err != nil {

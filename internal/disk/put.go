@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/release"
 )
 
@@ -53,6 +54,9 @@ func (s *Stage) create(in folder, name string, i int, fill func(*os.File) (relea
 		return err
 	}
 	sum, err := fill(out)
+	if err == nil {
+		err = failpoint.Hit("A8") // the worst moment: the contents are there, and what says that they are whole is not
+	}
 	if err == nil {
 		err = s.finish(in, name, i, out, sum)
 	}

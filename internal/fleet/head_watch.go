@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"s3pulldeploy/internal/failpoint"
 )
 
 type stand struct {
@@ -118,6 +120,9 @@ func newestOf(rows []Member) (epoch int64, who string) {
 // Offer takes the pointer as it was read, with S3's Date (zero when unknown). A pointer that must not be acted on is an
 // error, and changes nothing.
 func (n *Node) Offer(text []byte, date time.Time) error {
+	if err := failpoint.Hit("A2"); err != nil {
+		return err
+	}
 	note, err := NewNote(text)
 	if err != nil {
 		return err

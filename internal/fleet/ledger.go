@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"s3pulldeploy/internal/failpoint"
 )
 
 // What the protocol's writes can be refused for.
@@ -42,6 +44,9 @@ func (l *Ledger) headKey() Key { return Key{l.scope, "head"} }
 
 // Head reads the head; ok is false when there is none yet.
 func (l *Ledger) Head(ctx context.Context, consistent bool) (h Head, ok bool, err error) {
+	if err := failpoint.Hit("A4"); err != nil {
+		return Head{}, false, err
+	}
 	it, err := l.table.Get(ctx, l.headKey(), consistent)
 	if err != nil || it == nil {
 		return Head{}, false, wrap("read head", err)
@@ -170,6 +175,9 @@ type Outcome struct {
 // Decide writes COMMIT or ABORT. Condition: epoch, open state, release, digest and fence are as in h, so that at most
 // one decision of an epoch ever takes effect.
 func (l *Ledger) Decide(ctx context.Context, h Head, o Outcome) (Head, error) {
+	if err := failpoint.Hit("A14"); err != nil {
+		return Head{}, err
+	}
 	w := Write{Set: Item{"members": int64(o.Members), "excluded": int64(o.Excluded)}}
 	if o.Commit {
 		w.Set["state"] = string(Commit)
@@ -194,7 +202,9 @@ func (l *Ledger) Decide(ctx context.Context, h Head, o Outcome) (Head, error) {
 	if weak == "M5" {
 		w.If = nil
 	}
-	return l.writeHead(ctx, "decide", w)
+	decided, err := l.writeHead(ctx, "decide", w)
+	failpoint.Landed("A14")
+	return decided, err
 }
 
 // Done ends a committed epoch; healthy makes its release the good one, to roll back to. Condition: epoch, fence,
@@ -223,9 +233,13 @@ func (l *Ledger) Request(ctx context.Context, h Head, set Item, remove ...string
 
 // Register writes a member's row afresh. Condition: there is no row, or it is another incarnation's.
 func (l *Ledger) Register(ctx context.Context, m Member) error {
+	if err := failpoint.Hit("A3"); err != nil {
+		return err
+	}
 	w := Write{Set: m.attributes(), Remove: []string{"ttl"}, If: Or{Absent{"pk"}, Compare{"incarnation", Ne, m.Incarnation}}}
 	w.Set["incarnation"], w.Set["beat"] = m.Incarnation, m.Beat
 	_, err := l.write(ctx, l.memberKey(m.Instance), w)
+	failpoint.Landed("A3")
 	if refused := (*ConditionError)(nil); errors.As(err, &refused) {
 		return nil // our own row is there already; the next beat brings it up to date
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/release"
 )
 
@@ -41,7 +42,7 @@ func (n *Node) member(ctx context.Context) Want {
 // apply brings the machine to what the fleet decided: the decision is persisted, then flipped to, once the release is here.
 func (n *Node) apply(ctx context.Context) Want {
 	if n.haveHead && !n.lost {
-		if t := n.target(); t.Epoch > n.state.Decision.Epoch {
+		if t := n.target(); t.Epoch > n.state.Decision.Epoch && failpoint.Hit("A15") == nil {
 			n.decided(t)
 		}
 	}
@@ -71,7 +72,7 @@ func (n *Node) apply(ctx context.Context) Want {
 func (n *Node) decided(t Commitment) {
 	was := n.state.Decision
 	n.state.Decision = t
-	if n.save() != nil {
+	if failpoint.Hit("A16") != nil || n.save() != nil {
 		n.state.Decision = was
 		return
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"s3pulldeploy/internal/failpoint"
 )
 
 // mayOpen says whether the protocol allows an epoch for a pointer, as far as the head that was read tells.
@@ -48,7 +50,9 @@ func (n *Node) open(ctx context.Context) {
 		return
 	}
 	note := *n.inspected
-	err = n.o.Ledger.PutNote(ctx, note)
+	if err = failpoint.Hit("A5"); err == nil {
+		err = n.o.Ledger.PutNote(ctx, note)
+	}
 	if errors.Is(err, ErrEquivocation) {
 		n.note("pointer", err)
 		n.offered, n.inspected = nil, nil
@@ -64,6 +68,7 @@ func (n *Node) open(ctx context.Context) {
 	prev, fate := n.head, judge(n.head, n.rows, Member.alive)
 	healthy := prev.State == Commit && fate.healthy(n.guard(ctx))
 	opened, err := n.o.Ledger.Open(ctx, prev, note, n.o.Instance, healthy)
+	failpoint.Landed("A5")
 	if errors.Is(err, ErrOvertaken) {
 		n.observe(opened, opened.Epoch > 0, true)
 		return

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"s3pulldeploy/internal/failpoint"
 )
 
 func (n *Node) register(ctx context.Context) {
@@ -79,7 +81,12 @@ func (n *Node) beat(ctx context.Context) {
 	}
 	n.row.Beat++
 	n.compose()
-	err := n.o.Ledger.Beat(ctx, n.row)
+	step := n.telling()
+	err := failpoint.Hit(step)
+	if err == nil {
+		err = n.o.Ledger.Beat(ctx, n.row)
+		failpoint.Landed(step)
+	}
 	switch {
 	case errors.Is(err, ErrDuplicate):
 		n.duplicate, n.coord, n.rival = true, nil, rival{}
@@ -102,6 +109,17 @@ func (n *Node) beat(ctx context.Context) {
 		n.strong, n.headAt = true, 0
 		n.inService = weak == "M2" // the head was read before phase serve was written: too early
 	}
+}
+
+// telling names the failpoint of what the row has to say.
+func (n *Node) telling() string {
+	switch {
+	case n.row.Active.Epoch > n.acked.Active.Epoch:
+		return "A23"
+	case n.row.Vote.Epoch > n.acked.Vote.Epoch:
+		return "A12"
+	}
+	return "beat"
 }
 
 // rival is the other incarnation that took this instance's row.

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/release"
 	"s3pulldeploy/internal/store"
 )
@@ -237,6 +238,9 @@ func (s *site) uploadFile(ctx context.Context, tree *Tree, id release.ID, f File
 		return err
 	}
 	defer in.Close()
+	if err := failpoint.Hit("PU1"); err != nil {
+		return err
+	}
 	err = s.store.Upload(ctx, id, f.Path, in, f.Size)
 	if err == nil || errors.Is(err, store.ErrChanged) {
 		if changed := f.unchanged(in); changed != nil {

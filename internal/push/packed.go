@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"s3pulldeploy/internal/config"
+	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/release"
 	"s3pulldeploy/internal/store"
 )
@@ -276,6 +277,9 @@ func (s *session) describe(ctx context.Context, p *parcel, m *release.Manifest, 
 			}
 			p.pointer.Delta = &release.Delta{Parent: p.before, Content: contentOf(delta)}
 		}
+	}
+	if err := failpoint.Hit("PU2"); err != nil {
+		return err
 	}
 	if err := p.site.store.PutManifest(ctx, p.id, object); err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/release"
 	"s3pulldeploy/internal/store"
 )
@@ -236,7 +237,12 @@ func (p *packing) upload(ctx context.Context, pack *release.Pack) error {
 		p.mu.Unlock()
 	}
 	ctx = store.WithProgress(ctx, func(n int64) { p.sent.Add(n) })
-	return p.store.PutPack(ctx, pack.Sum, bytes.NewReader(pack.Data), size)
+	if err := failpoint.Hit("PU1"); err != nil {
+		return err
+	}
+	err = p.store.PutPack(ctx, pack.Sum, bytes.NewReader(pack.Data), size)
+	failpoint.Landed("PU1")
+	return err
 }
 
 // recheck makes sure that the packs that were written again were not deleted in the same moment.

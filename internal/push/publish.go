@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/fleet"
 	"s3pulldeploy/internal/release"
 	"s3pulldeploy/internal/store"
@@ -35,8 +36,16 @@ func (s *session) next(v view, p release.Pointer, now time.Time) (release.Pointe
 // publish writes the pointer, if it still is the one in the view, and gives the fleet a hint. A lost race is a
 // *store.ConflictError.
 func (s *session) publish(ctx context.Context, site *site, v view, p release.Pointer) error {
+	if err := failpoint.Hit("PU3"); err != nil {
+		return err
+	}
 	text := p.Text()
-	if _, err := site.store.WritePointer(ctx, text, v.Read.ETag); err != nil {
+	if err := failpoint.Hit("PU4"); err != nil {
+		return err
+	}
+	_, err := site.store.WritePointer(ctx, text, v.Read.ETag)
+	failpoint.Landed("PU4")
+	if err != nil {
 		var lost *store.ConflictError
 		if errors.As(err, &lost) {
 			err = advise(err, "look at what it was with `push -status`, then push again")
@@ -51,13 +60,21 @@ func (s *session) publish(ctx context.Context, site *site, v view, p release.Poi
 		return nil
 	}
 	// Best effort: without it the agents find the pointer a little later.
-	hint := fleet.Item{"hint": p.Sequence}
-	head, err := site.ledger.Request(ctx, v.Head, hint)
-	if errors.Is(err, fleet.ErrOvertaken) && head.Epoch > 0 {
-		_, err = site.ledger.Request(ctx, head, fleet.Item{"hint": p.Sequence})
-	}
+	err = s.hint(ctx, site, v.Head, p.Sequence)
 	if err != nil && ctx.Err() == nil {
 		s.warn("the fleet got no hint and will find the pointer by itself: %v", err)
 	}
 	return nil
+}
+
+// hint tells the fleet that there is a newer pointer, also where the head has gone on since it was looked at.
+func (s *session) hint(ctx context.Context, site *site, head fleet.Head, sequence int64) error {
+	if err := failpoint.Hit("PU5"); err != nil {
+		return err
+	}
+	now, err := site.ledger.Request(ctx, head, fleet.Item{"hint": sequence})
+	if errors.Is(err, fleet.ErrOvertaken) && now.Epoch > 0 {
+		_, err = site.ledger.Request(ctx, now, fleet.Item{"hint": sequence})
+	}
+	return err
 }
