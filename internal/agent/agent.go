@@ -95,6 +95,8 @@ type Agent struct {
 	judged    bool // verdict was written down
 	verdict   bool
 	cleanDue  bool
+	cleanAt   time.Duration // boot time before which it is not tried again
+	cleanWait time.Duration // how long that was
 	spare     spare
 	pending   bool // settings were changed and wait for a quiet moment
 	reloadErr string
@@ -115,6 +117,7 @@ func New(p Parts) (*Agent, error) {
 	}
 	log := p.Log.With("site", p.Config.Site, "instance", p.Identity.ID)
 	a := &Agent{p: p, log: log.With("component", "agent"), events: make(chan func(), 64), gone: make(chan struct{})}
+	a.cleanDue = true // what a crash left
 	ledger := fleet.NewLedger(p.Table, p.Config.Scope(), p.Token)
 	if state.Instance != "" && state.Instance != p.Identity.ID {
 		a.log.Warn("the state directory is of another instance: what is on the disk is hashed before it is believed", "was", state.Instance)

@@ -102,8 +102,8 @@ func (m *machine) spare(ctx context.Context, t fleet.Target) error {
 	return m.stageOnce(ctx, fleet.Want{Task: fleet.Stage, Note: *note, Commit: c}, func(string) {})
 }
 
-// clean removes what nobody needs; a failing clean-up is a warning.
-func (m *machine) clean(keep keepList) {
+// clean removes what nobody needs. That it fails is logged here: nobody is waiting for it.
+func (m *machine) clean(keep keepList) error {
 	r := disk.Retention{Keep: map[release.ID]bool{}, Bad: m.past.bad(), N: m.cfg.KeepReleases, For: m.cfg.KeepFor, Now: time.Now()}
 	for _, id := range keep {
 		r.Keep[id] = true
@@ -118,4 +118,5 @@ func (m *machine) clean(keep keepList) {
 	if err != nil {
 		m.log.Warn("clean up", "error", err)
 	}
+	return err
 }

@@ -40,12 +40,11 @@ func (a *Agent) pursue(ctx context.Context, want fleet.Want) {
 		if a.p.Once {
 			return
 		}
-		if !a.cleanDue {
-			if j.spare = a.spareWanted(); j.spare.Release == "" {
-				return
-			}
+		if a.mayClean() {
+			a.cleanDue = false
+		} else if j.spare = a.spareWanted(); j.spare.Release == "" {
+			return
 		}
-		a.cleanDue = false
 	}
 	jobCtx, cancel := context.WithCancel(ctx)
 	j.cancel, a.job = cancel, j
@@ -82,15 +81,33 @@ func (a *Agent) perform(ctx context.Context, j *job, keep keepList) func() {
 		err := m.settle(ctx, want)
 		return func() {
 			a.node.SettledDone(want, err)
-			a.cleanDue = err == nil
+			a.cleanDue = a.cleanDue || err == nil
 		}
 	}
 	if j.spare.Release != "" {
 		err := m.spare(ctx, j.spare)
 		return func() { a.spared(j.spare, err) }
 	}
-	m.clean(keep)
-	return nil
+	err := m.clean(keep)
+	return func() { a.cleaned(err) }
+}
+
+// cleanRetry is the wait after a clean-up that did not do everything, doubled each time up to the hour of the regular one: what
+// holds it up may be a mount that somebody forgot.
+const cleanRetry = 10 * time.Second
+
+func (a *Agent) cleaned(err error) {
+	if err == nil {
+		a.cleanWait = 0
+		return
+	}
+	a.cleanWait = min(max(2*a.cleanWait, cleanRetry), time.Hour)
+	a.cleanDue, a.cleanAt = true, a.p.Clock.Boot()+a.cleanWait
+}
+
+// mayClean says whether to clean up now: not before the head is known, which names releases that are to stay.
+func (a *Agent) mayClean() bool {
+	return a.cleanDue && a.view.HaveHead && a.p.Clock.Boot() >= a.cleanAt
 }
 
 // spare is what is known of the release that the fleet would go back to.
