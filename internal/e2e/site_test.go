@@ -41,6 +41,7 @@ type site struct {
 	agents []*agent
 	// s3 and table are where agents find the services; push goes straight to the servers.
 	s3, table string
+	env       []string // of push, besides the usual
 }
 
 var sites atomic.Int64
@@ -109,6 +110,7 @@ func (s *site) call(path string, args ...string) result {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(parts.Environ(), "RUNTIME_DIRECTORY="+s.dir, "XDG_CACHE_HOME="+filepath.Join(s.dir, "cache"))
+	cmd.Env = append(cmd.Env, s.env...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()

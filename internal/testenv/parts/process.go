@@ -175,3 +175,9 @@ func FreePort() (int, error) {
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
+
+// State waits for the end and says by which code or signal the process ended.
+func (p *Process) State() *os.ProcessState {
+	<-p.done
+	return p.cmd.ProcessState
+}
