@@ -160,7 +160,7 @@ func (m *machine) stageOnce(ctx context.Context, w fleet.Want, progress func(str
 	if err != nil {
 		return err
 	}
-	if ok && w.Note.Pointer.Kind == fleet.KindRollback && m.past.prepared(id, digest) {
+	if ok && w.Commit.Kind == fleet.KindRollback && m.past.prepared(id, digest) {
 		return nil // its hooks ran when it was new
 	}
 	if err := m.hook(ctx, "before_flip", m.cfg.Hooks.BeforeFlip, filepath.Join(m.cfg.Root, string(id)), w); err != nil {
@@ -288,7 +288,7 @@ func (m *machine) hook(ctx context.Context, name, command, dir string, w fleet.W
 	}
 	env := m.env
 	env.Release, env.Sequence = string(w.Commit.Release), w.Commit.Sequence
-	env.Kind, env.Commit = cmp.Or(w.Note.Pointer.Kind, "deploy"), w.Note.Pointer.Commit
+	env.Kind, env.Commit = cmp.Or(w.Commit.Kind, "deploy"), w.Note.Pointer.Commit
 	env.Previous = string(m.previous)
 	if active, err := m.disk.Active(); err == nil && active != w.Commit.Release {
 		env.Previous = string(active)

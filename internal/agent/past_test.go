@@ -76,7 +76,7 @@ func TestRollbackSkipsBeforeFlipOnlyWhereItPassed(t *testing.T) {
 func TestReleasesThatNeverWorkedDoNotPushGoodOnesOut(t *testing.T) {
 	bubble(t, func(r *rig) {
 		b := r.box("i-1", "keep_releases: 1", "keep_for: 0s",
-			"hooks: {after_flip: '[ $DEPLOY_RELEASE = "+string(r1)+" ] || [ $DEPLOY_RELEASE = "+string(r4)+" ]'}")
+			"health_check: {rollback: false}", "hooks: {after_flip: '[ $DEPLOY_RELEASE = "+string(r1)+" ] || [ $DEPLOY_RELEASE = "+string(r4)+" ]'}")
 		b.boot()
 		r.push(r1)
 		r.live(r1, 15*time.Second, b)
@@ -137,7 +137,7 @@ func (s *slow) Open(ctx context.Context, id release.ID, o release.Object) (io.Re
 
 func TestJoinerFetchesTheReleaseToGoBackTo(t *testing.T) {
 	bubble(t, func(r *rig) {
-		old := r.box("i-1", "hooks: {before_flip: '[ $DEPLOY_RELEASE != "+string(r3)+" ]', after_flip: '[ $DEPLOY_RELEASE = "+string(r1)+" ]'}")
+		old := r.box("i-1", "health_check: {rollback: false}", "hooks: {before_flip: '[ $DEPLOY_RELEASE != "+string(r3)+" ]', after_flip: '[ $DEPLOY_RELEASE = "+string(r1)+" ]'}")
 		refusal := holding(string(r3) + "/a.php")
 		old.bucket = &slow{r.bucket, refusal}
 		old.boot()
@@ -179,7 +179,7 @@ func TestJoinerFetchesTheReleaseToGoBackTo(t *testing.T) {
 
 func TestReleaseToGoBackToIsTriedAgainLater(t *testing.T) {
 	bubble(t, func(r *rig) {
-		old := r.box("i-1", "hooks: {after_flip: '[ $DEPLOY_RELEASE = "+string(r1)+" ]'}")
+		old := r.box("i-1", "health_check: {rollback: false}", "hooks: {after_flip: '[ $DEPLOY_RELEASE = "+string(r1)+" ]'}")
 		old.boot()
 		r.push(r1)
 		r.live(r1, 15*time.Second, old)

@@ -128,7 +128,7 @@ func TestUnhealthyJoinerIsNeverReady(t *testing.T) {
 func TestFailedCheckAfterTheFlipShowsAndIsTriedAgain(t *testing.T) {
 	bubble(t, func(r *rig) {
 		flag := filepath.Join(t.TempDir(), "well")
-		b := r.box("i-1", "hooks: {after_flip: '[ $DEPLOY_RELEASE = "+string(r1)+" ] || test -e "+flag+"'}")
+		b := r.box("i-1", "health_check: {rollback: false}", "hooks: {after_flip: '[ $DEPLOY_RELEASE = "+string(r1)+" ] || test -e "+flag+"'}")
 		b.boot()
 		r.push(r1)
 		r.live(r1, 15*time.Second, b)

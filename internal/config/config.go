@@ -253,7 +253,6 @@ func (c *Config) Warnings() []string {
 		{c.LifecycleHook != "", "lifecycle_hook: not built yet, it is not completed"},
 		{c.Notify != Notify{}, "notify: not built yet, nobody is told"},
 		{c.HealthCheck.Preview != "", "health_check.preview: not built yet, the release is checked after the flip only"},
-		{c.HealthCheck.URL != "" && c.HealthCheck.Rollback, "health_check.rollback: not built yet, a failing release stays until push -rollback"},
 		{c.Listen != "", "listen: not built yet, only the unix socket is served"},
 	} {
 		if w.set {

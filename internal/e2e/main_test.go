@@ -50,6 +50,7 @@ func TestFleet(t *testing.T) {
 		{"machines that cannot take a release step out", unfitMachines},
 		{"a failing before_flip hook", hookRefuses},
 		{"a health check that fails after the flip", unhealthy},
+		{"a bad deploy rolls itself back", rollsItselfBack},
 		{"hooks and what surrounds a release", hooksAndTree},
 		{"opcache serves the new release", opcache},
 		{"the packed layout", packedLayout},

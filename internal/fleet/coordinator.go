@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"s3pulldeploy/internal/release"
 )
 
 // Reasons that the protocol itself asks about; all others are for people.
@@ -174,9 +176,10 @@ func lostOf(rows []Member) (n int) {
 	return n
 }
 
-// superseded says that a newer pointer is waiting; one epoch after a superseded one is let through.
+// superseded says that a newer pointer is waiting; one epoch after a superseded one is let through, and so is a rollback that
+// the fleet began by itself: what is served is broken, and the newer release is not known to be the cure.
 func (n *Node) superseded() bool {
-	return n.offered != nil && n.offered.Sequence > n.head.Sequence && n.head.Superseded == 0 &&
+	return !n.head.Automatic() && n.offered != nil && n.offered.Sequence > n.head.Sequence && n.head.Superseded == 0 &&
 		!contains(n.state.Bad, n.offered.Sequence)
 }
 
@@ -207,8 +210,11 @@ func retryAfter(h Head) time.Duration {
 	return retryDelays[h.Tries]
 }
 
-// guard is the pointer's max_excluded, or the default.
+// guard is the pointer's max_excluded, or the default. A rollback that the fleet began by itself waits for nobody who is ill.
 func (n *Node) guard(ctx context.Context) Guard {
+	if n.head.Automatic() {
+		return Guard{release.Share{N: 100, Percent: true}}
+	}
 	text := ""
 	if note, err := n.noteOf(ctx, n.head.Sequence); err == nil {
 		text = note.Pointer.Policy.MaxExcluded

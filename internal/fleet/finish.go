@@ -11,30 +11,57 @@ import (
 type fate struct {
 	served          int
 	failed, pending []string
+	groups          map[string]score
 }
+
+// score is what the members of one group have made of it; checks counts failures of those that say so for a rollback.
+type score struct{ served, pending, checks int }
 
 // judge sorts the members that voted yes by what they report; pending are those that are to be waited for.
 func judge(h Head, rows []Member, wait func(Member) bool) fate {
-	var f fate
+	f := fate{groups: map[string]score{}}
 	for _, m := range rows {
+		g := f.groups[m.Group]
 		switch {
 		case !m.voted(h, true):
+			continue
 		case m.Active.Epoch >= h.Epoch:
 			f.served++
+			g.served++
 		case m.Failed >= h.Epoch:
 			f.failed = append(f.failed, m.Instance+": "+m.Error)
+			if m.Rollback && m.Phase != Out { // out: it could not even flip, which says nothing about the release
+				g.checks++
+			}
 		case m.Phase != Leaving && wait(m):
 			f.pending = append(f.pending, m.Instance)
+			g.pending++
+		default:
+			continue
 		}
+		f.groups[m.Group] = g
 	}
 	return f
 }
 
+// spoilt says that the release does not work: that more failed checks than the guard allows to go missing, or all of a group. In
+// a fleet of one group without waves that is all of the first wave, too.
+func (f fate) spoilt(g Guard) bool {
+	checks := 0
+	for _, s := range f.groups {
+		if s.checks > 0 && s.served == 0 && s.pending == 0 {
+			return true
+		}
+		checks += s.checks
+	}
+	return !g.Allows(checks, f.served+len(f.failed)+len(f.pending))
+}
+
 func (m Member) alive() bool { return m.Missed == 0 }
 
-// healthy says that the commit may be rolled back to later.
+// healthy says that the commit may be rolled back to later: most serve it, and the guard allows for the others.
 func (f fate) healthy(g Guard) bool {
-	return len(f.pending) == 0 && f.served > 0 && g.Allows(len(f.failed), f.served+len(f.failed))
+	return len(f.pending) == 0 && f.served > len(f.failed) && g.Allows(len(f.failed), f.served+len(f.failed))
 }
 
 func (f fate) reason() string {
@@ -51,10 +78,18 @@ func (f fate) reason() string {
 func (n *Node) finish(ctx context.Context, rows []Member) {
 	c, h := n.coord, n.head
 	f := judge(h, rows, func(m Member) bool { return !m.Lost() && !c.silence.Silent(m) })
+	spoilt := h.Kind != KindRollback && f.spoilt(n.guard(ctx))
+	if back, ok := h.back(); spoilt && ok {
+		n.goBack(ctx, back, f.reason())
+		return
+	}
 	if len(f.pending) > 0 && n.now-c.since < n.o.PrepareTimeout {
 		return
 	}
 	reason := f.reason()
+	if spoilt {
+		reason = "no good release to go back to; " + reason
+	}
 	f.pending = nil // listed; they do not make the release a bad one
 	if !n.fenced(n.o.Ledger.Done(ctx, h, f.healthy(n.guard(ctx)), reason)) {
 		return
@@ -67,7 +102,7 @@ func (n *Node) finish(ctx context.Context, rows []Member) {
 // writeLog writes an epoch's log, best effort: it is for people.
 func (n *Node) writeLog(ctx context.Context, h Head, t Tally, outcome, reason string) {
 	log := Log{
-		Epoch: h.Epoch, Outcome: outcome, Kind: h.Kind, Release: h.Release, Sequence: h.Sequence, Reason: reason,
+		Epoch: h.Epoch, Outcome: outcome, Kind: h.Kind, Release: h.Release, Sequence: h.Proposed().Note(), Reason: reason,
 		Members: h.Members, Excluded: t.Excluded, Nos: t.Nos, At: n.o.Clock.Now().Unix(),
 	}
 	if _, err := n.o.Ledger.PutLog(ctx, log, n.o.Clock.Now()); err != nil {

@@ -42,6 +42,8 @@ const (
 	beatIdle = 60 * time.Second
 	// isolatedAfter: so long without an answer from the table at start, an instance serves from its disk.
 	isolatedAfter = 10 * time.Second
+	// badKept is how many sequences that were rolled back the head remembers; a member remembers twice as many.
+	badKept = 8
 	// lostAfter is the number of decided epochs a member stays silent through before it is lost.
 	lostAfter = 4
 	// rowTTL and logTTL: how long the table keeps the row of a lost member, and an epoch's log.

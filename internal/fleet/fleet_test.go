@@ -392,7 +392,11 @@ func TestClonedStateDropsVotesAndDecisions(t *testing.T) {
 
 func TestUnhealthyAfterTheFlipIsReportedAndTheReleaseIsNotGood(t *testing.T) {
 	fleetTest(t, func(r *rig) {
-		r.boot(ids(3)...)
+		for _, id := range ids(3) {
+			b := r.box(id)
+			b.stays = true
+			b.boot()
+		}
 		r.push("r1")
 		r.live("r1", 40*time.Second, ids(3)...)
 		for _, b := range r.all {

@@ -45,13 +45,18 @@ type Head struct {
 	Sequence int64
 	Release  release.ID
 	Digest   string
+	// Source is the sequence whose note tells of the release where it is not Sequence: in a rollback that the fleet began by
+	// itself, which goes back to the release of an earlier push and keeps the sequence of the one that failed.
+	Source int64
 
 	CommittedEpoch    int64
 	CommittedSequence int64
+	CommittedSource   int64
 	CommittedRelease  release.ID
 	Good              Target  // the last epoch that ended healthy
 	Before            Target  // the good one before that, of another release: what a rollback by hand goes to
 	Bad               []int64 // sequences that were rolled back, the last few
+	Why               string  // why the last of Bad was
 
 	Coordinator string
 	Fence, Beat int64
@@ -92,10 +97,18 @@ type Freeze struct {
 // Decided says whether the current epoch is over for the next to open: commit, abort or done.
 func (h Head) Decided() bool { return h.State == Commit || h.State == Abort || h.State == Done }
 
-// Committed is what the fleet should be running: its epoch (0 when nothing was ever committed), release and sequence.
-func (h Head) Committed() (epoch int64, t Target) {
-	return h.CommittedEpoch, Target{h.CommittedRelease, h.CommittedSequence}
+// Committed is what the fleet should be running; its epoch is 0 when nothing was ever committed. The digest is in the note.
+func (h Head) Committed() Commitment {
+	return Commitment{Epoch: h.CommittedEpoch, Sequence: h.CommittedSequence, Source: h.CommittedSource, Release: h.CommittedRelease}
 }
+
+// Proposed is what the epoch is about.
+func (h Head) Proposed() Commitment {
+	return Commitment{Epoch: h.Epoch, Sequence: h.Sequence, Source: h.Source, Release: h.Release, Digest: h.Digest, Kind: h.Kind}
+}
+
+// Automatic says that the epoch is a rollback that the fleet began by itself.
+func (h Head) Automatic() bool { return h.Source > 0 }
 
 // IsBad says whether a sequence was rolled back.
 func (h Head) IsBad(sequence int64) bool { return contains(h.Bad, sequence) }
@@ -113,7 +126,7 @@ func (h Head) Older(o Head) bool {
 
 // goodAfter are the attributes that change when h's epoch ended healthy.
 func (h Head) goodAfter() Item {
-	set := Item{"good": Item{"release": string(h.Release), "sequence": h.Sequence}}
+	set := Item{"good": Item{"release": string(h.Release), "sequence": h.Proposed().Note()}}
 	if h.Good.Release != "" && h.Good.Release != h.Release {
 		set["before"] = Item{"release": string(h.Good.Release), "sequence": h.Good.Sequence}
 	}
@@ -131,7 +144,8 @@ func decodeHead(it Item) (Head, error) {
 		Epoch: d.num("epoch"), State: EpochState(d.str("state")), Kind: d.str("kind"),
 		Sequence: d.num("sequence"), Release: release.ID(d.str("release")), Digest: d.str("digest"),
 		CommittedEpoch: d.num("committed_epoch"), CommittedSequence: d.num("committed_sequence"),
-		CommittedRelease: release.ID(d.str("committed_release")), Bad: d.nums("bad"),
+		CommittedRelease: release.ID(d.str("committed_release")), CommittedSource: d.num("committed_source"),
+		Source: d.num("source"), Bad: d.nums("bad"), Why: d.str("why"),
 		Coordinator: d.str("coordinator"), Fence: d.num("fence"), Beat: d.num("beat"),
 		Cutoff: d.num("cutoff"), Wave: d.num("wave"), FlipDelay: d.num("flip_delay"), FlipAt: d.num("flip_at"),
 		Tries: d.num("tries"), RetryAt: d.num("retry_at"), Once: d.str("once"),

@@ -78,6 +78,7 @@ func (n *Node) remember(h Head) {
 			n.state.Bad, news = append(n.state.Bad, s), true
 		}
 	}
+	n.state.Bad = n.state.Bad[max(0, len(n.state.Bad)-2*badKept):]
 	if news {
 		_ = n.save()
 	}
@@ -173,12 +174,10 @@ func (n *Node) Empty() bool { return n.head.CommittedEpoch == 0 && n.state.Decis
 
 // target is what the fleet has decided to run.
 func (n *Node) target() Commitment {
-	h := n.head
-	if h.State == Commit || h.State == Done {
-		return Commitment{h.Epoch, h.Sequence, h.Release, h.Digest}
+	if h := n.head; h.State == Commit || h.State == Done {
+		return h.Proposed()
 	}
-	e, t := h.Committed()
-	return Commitment{Epoch: e, Sequence: t.Sequence, Release: t.Release}
+	return n.head.Committed()
 }
 
 // headEvery is H while an epoch is open or a hint says that one will be, else the poll interval.

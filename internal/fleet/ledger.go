@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -115,11 +116,7 @@ func (l *Ledger) Members(ctx context.Context) ([]Member, error) {
 // prev's epoch, decided, and not frozen (a rollback may pass). healthy says that prev is a commit that nobody ended yet, and
 // that all have reported well: then its release is the good one.
 func (l *Ledger) Open(ctx context.Context, prev Head, n Note, by string, healthy bool) (Head, error) {
-	set := Item{
-		"epoch": prev.Epoch + 1, "state": string(Prepare), "kind": n.Pointer.Kind, "sequence": n.Sequence,
-		"release": string(n.Pointer.Release), "digest": n.Digest, "fence": prev.Fence + 1, "beat": prev.Beat + 1,
-		"coordinator": by, "cutoff": int64(0), "wave": int64(0), "superseded": int64(0), "tries": int64(0),
-	}
+	set := opening(prev, n, by)
 	if prev.State == Abort && prev.Reason == reasonSuperseded {
 		set["superseded"] = int64(1)
 	}
@@ -137,11 +134,54 @@ func (l *Ledger) Open(ctx context.Context, prev Head, n Note, by string, healthy
 	if n.Pointer.Kind != KindRollback {
 		decided = append(decided, Absent{"frozen"})
 	}
-	remove := []string{"flip_delay", "flip_at", "once", "reason", "retry_at", "again", "approved", "excluded"}
+	remove := append([]string{"source"}, ofOneEpoch...)
 	if prev.Hold == n.Sequence {
 		remove = append(remove, "hold")
 	}
 	return l.writeHead(ctx, "open epoch", Write{Set: set, Remove: remove, If: Or{Absent{"pk"}, decided}})
+}
+
+// ofOneEpoch are the attributes that say nothing about the next epoch.
+var ofOneEpoch = []string{"flip_delay", "flip_at", "once", "reason", "retry_at", "again", "approved", "excluded"}
+
+// opening are the attributes of a new epoch for a note.
+func opening(prev Head, n Note, by string) Item {
+	return Item{
+		"epoch": prev.Epoch + 1, "state": string(Prepare), "kind": n.Pointer.Kind, "sequence": n.Sequence,
+		"release": string(n.Pointer.Release), "digest": n.Digest, "fence": prev.Fence + 1, "beat": prev.Beat + 1,
+		"coordinator": by, "cutoff": int64(0), "wave": int64(0), "superseded": int64(0), "tries": int64(0),
+	}
+}
+
+// GoBack opens epoch prev.Epoch+1 to the release of an earlier note, and makes the sequence of prev, which the new epoch keeps, a
+// bad one: nobody ever opens it again. why says what it failed of. Condition: epoch, fence, and prev is committed, or was such a
+// rollback already and aborted.
+func (l *Ledger) GoBack(ctx context.Context, prev Head, n Note, by, why string) (Head, error) {
+	set := opening(prev, n, by)
+	set["kind"], set["sequence"], set["source"] = KindRollback, prev.Sequence, n.Sequence
+	set["bad"], set["why"] = badWith(prev), cut(why)
+	from := Commit
+	if prev.State == Abort {
+		from, set["tries"] = Abort, prev.Tries
+	}
+	remove := ofOneEpoch
+	if prev.Hold == prev.Sequence {
+		remove = append([]string{"hold"}, remove...)
+	}
+	return l.writeHead(ctx, "open rollback", Write{Set: set, Remove: remove, If: append(held(prev), Compare{"state", Eq, string(from)})})
+}
+
+// badWith are the bad sequences of the head with its own among them.
+func badWith(h Head) []Value {
+	bad := h.Bad
+	if !h.IsBad(h.Sequence) {
+		bad = append(slices.Clone(bad), h.Sequence)
+	}
+	var out []Value
+	for _, s := range bad[max(0, len(bad)-badKept):] {
+		out = append(out, s)
+	}
+	return out
 }
 
 // KindRollback is the kind of an epoch and a pointer that go back to an earlier release.
@@ -182,6 +222,7 @@ func (l *Ledger) Decide(ctx context.Context, h Head, o Outcome) (Head, error) {
 	if o.Commit {
 		w.Set["state"] = string(Commit)
 		w.Set["committed_epoch"], w.Set["committed_sequence"], w.Set["committed_release"] = h.Epoch, h.Sequence, string(h.Release)
+		w.Set["committed_source"] = h.Source
 		w.Set["flip_delay"] = o.FlipDelay.Milliseconds()
 		w.Set["flip_at"] = o.Now.Add(o.FlipDelay).UnixMilli()
 		w.Remove = []string{"reason", "retry_at"}

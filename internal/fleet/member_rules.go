@@ -20,7 +20,7 @@ func (n *Node) member(ctx context.Context) Want {
 	}
 	f := n.state.Flipped
 	settle := Want{Task: Settle, Epoch: f.Epoch, Commit: f, Joining: n.phase != Serve}
-	if note := n.notes[f.Sequence]; note != nil {
+	if note := n.notes[f.Note()]; note != nil {
 		settle.Note = *note
 	}
 	unsettled := n.state.Settled < f.Epoch && n.now >= n.settleAt
@@ -60,7 +60,7 @@ func (n *Node) apply(ctx context.Context) Want {
 	if n.now < n.retryAt || n.catchup != nil && n.phase != Serve && n.head.State.Open() && n.state.Vote.Epoch < n.head.Epoch {
 		return Want{} // wait, or help the open epoch along: what is committed cannot be had here
 	}
-	note, err := n.noteOf(ctx, d.Sequence)
+	note, err := n.noteOf(ctx, d.Note())
 	if err != nil {
 		n.catchUpFailed(err)
 		return Want{}
@@ -98,16 +98,16 @@ func (n *Node) vote(ctx context.Context) Want {
 	if !n.haveHead || n.lost || !n.registered || !h.State.Open() || n.state.Vote.Epoch >= h.Epoch {
 		return Want{}
 	}
-	note, err := n.noteOf(ctx, h.Sequence)
+	c := h.Proposed()
+	note, err := n.noteOf(ctx, c.Note())
 	if err != nil {
 		return Want{} // shown; the next step reads again
 	}
 	if note.Pointer.Release != h.Release || note.Digest != h.Digest {
 		n.cast(Vote{Epoch: h.Epoch, Release: h.Release, Kind: AboutRelease},
-			fmt.Errorf("note %d names release %s, digest %.12s; the head %s, %.12s", h.Sequence, note.Pointer.Release, note.Digest, h.Release, h.Digest))
+			fmt.Errorf("note %d names release %s, digest %.12s; the head %s, %.12s", c.Note(), note.Pointer.Release, note.Digest, h.Release, h.Digest))
 		return Want{}
 	}
-	c := Commitment{Epoch: h.Epoch, Sequence: h.Sequence, Release: h.Release, Digest: h.Digest}
 	return Want{Task: Stage, Epoch: h.Epoch, Note: *note, Commit: c}
 }
 

@@ -22,6 +22,7 @@ type Options struct {
 	PrepareTimeout                 time.Duration  // from the opening, or a take-over, to the abort
 	LookAgain                      time.Duration  // until a pointer whose release is not complete is looked at again
 	Proof                          bool           // settling asks PHP itself: shown in the row
+	Rollback                       bool           // a failed check here counts for going back to the good release
 	Log                            *slog.Logger
 }
 

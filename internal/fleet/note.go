@@ -46,16 +46,19 @@ func decodeNote(sequence int64, it Item) (Note, error) {
 // Log is an epoch's end, for people: written once, kept 90 days.
 type Log struct {
 	Epoch    int64
-	Outcome  string // "done", "abort"
+	Outcome  string // "done", "abort" or RolledBack
 	Kind     string
 	Release  release.ID
-	Sequence int64
+	Sequence int64 // under which the release was published
 	Reason   string
 	Members  int64
 	Excluded []string
 	Nos      []string // "instance: reason"
 	At       int64    // Unix seconds of the end
 }
+
+// RolledBack is the outcome of an epoch that was committed, failed its checks and was left by an automatic rollback.
+const RolledBack = "rolled_back"
 
 func logSort(epoch int64) string { return fmt.Sprintf("epoch#%012d", epoch) }
 

@@ -11,6 +11,9 @@ import (
 // mayOpen says whether the protocol allows an epoch for a pointer, as far as the head that was read tells.
 func (n *Node) mayOpen(note Note) bool {
 	h, s := n.head, note.Sequence
+	if weak == "M12" && h.IsBad(s) {
+		return h.Decided() && s == h.Sequence
+	}
 	if contains(n.state.Bad, s) || s < n.state.Floor {
 		return false
 	}
@@ -27,20 +30,28 @@ func (n *Node) mayOpen(note Note) bool {
 	return s > h.Sequence || s == h.Sequence && h.State == Abort && retry
 }
 
-// open opens the next epoch for an inspected pointer: after a short random wait, on a strong read of the head, the note
-// before the head.
-func (n *Node) open(ctx context.Context) {
-	if n.inspected == nil || !n.mayOpen(*n.inspected) {
-		n.openAt = 0
-		return
-	}
+// myTurn waits for a short random time, so that not all of a fleet try the same write at once; it is true once when that is over.
+func (n *Node) myTurn() bool {
 	if n.openAt == 0 {
 		n.openAt = n.now + 1 + time.Duration(n.o.Random()*float64(spread(int(n.head.Members))))
 	}
 	if n.now < n.openAt {
-		return
+		return false
 	}
 	n.openAt = 0
+	return true
+}
+
+// open opens the next epoch for an inspected pointer: after a short random wait, on a strong read of the head, the note
+// before the head.
+func (n *Node) open(ctx context.Context) {
+	if n.inspected == nil || !n.mayOpen(*n.inspected) {
+		n.goBackAgain(ctx)
+		return
+	}
+	if !n.myTurn() {
+		return
+	}
 	h, ok, err := n.o.Ledger.Head(ctx, true)
 	if !n.note("table", err) {
 		return

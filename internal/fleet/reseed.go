@@ -47,7 +47,7 @@ func (l *Ledger) Reseed(ctx context.Context, lost Head, members []Member, n Note
 			"good": Item{"release": id, "sequence": n.Sequence}, "fence": max(lost.Fence, now.Unix()) + 1, "beat": lost.Beat + 1,
 			"coordinator": "", "tries": int64(0), "cutoff": int64(0), "wave": int64(0),
 		},
-		Remove: []string{"flip_delay", "flip_at", "once", "reason", "retry_at", "again", "approved", "excluded", "hold"},
+		Remove: append([]string{"hold", "source", "committed_source"}, ofOneEpoch...),
 		If:     Or{Absent{"pk"}, And{Compare{"epoch", Eq, lost.Epoch}, Compare{"fence", Eq, lost.Fence}}},
 	})
 }

@@ -47,8 +47,7 @@ func TestReseedGoesOnFromTheHighestEpochThatMembersReport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	epoch, target := h.Committed()
-	if h.Epoch != 8 || h.State != fleet.Done || epoch != 8 || target != (fleet.Target{Release: "aa", Sequence: 100}) {
+	if h.Epoch != 8 || h.State != fleet.Done || h.Committed() != (fleet.Commitment{Epoch: 8, Release: "aa", Sequence: 100}) {
 		t.Errorf("head %+v", h)
 	}
 	if had, err := l.Note(t.Context(), 100); err != nil || had == nil || had.Digest != "d" {

@@ -1,6 +1,7 @@
 package fleet_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,13 +51,18 @@ type box struct {
 	table  fleet.Table
 
 	// what may be made to fail
-	stageTime time.Duration
-	refuse    error // of staging
-	machine   bool  // that reason is the machine's
-	unhealthy error // of settling
-	frozen    chan struct{}
-	view      fleet.View
-	mu        sync.Mutex // held by the loop while it works
+	stageTime  time.Duration
+	refuse     error                // of staging
+	machine    bool                 // that reason is the machine's
+	unhealthy  error                // of settling
+	spoilt     map[release.ID]error // releases that fail their check here
+	onRollback error                // a reason of the machine why a rollback cannot be staged
+	settleTime time.Duration
+	stays      bool // health_check.rollback: false
+	group      string
+	frozen     chan struct{}
+	view       fleet.View
+	mu         sync.Mutex // held by the loop while it works
 }
 
 func fleetTest(t *testing.T, f func(r *rig)) {
@@ -110,7 +116,7 @@ func (b *box) boot() {
 	ctx, cancel := context.WithCancel(b.r.t.Context())
 	b.stop, b.done, b.events, b.busy = cancel, make(chan struct{}), make(chan func(), 16), nil
 	b.node = fleet.NewNode(fleet.Options{
-		Scope: scope, Instance: b.id, Group: "web", Zone: "a", Version: "test", Incarnation: b.r.token(),
+		Scope: scope, Instance: b.id, Group: cmp.Or(b.group, "web"), Rollback: !b.stays, Zone: "a", Version: "test", Incarnation: b.r.token(),
 		Ledger: fleet.NewLedger(b.table, scope, b.r.token), Journal: b, State: b.state, Clock: bubbleClock{b.r.start},
 		Random: func() float64 { return 0.5 }, PollInterval: time.Second, PrepareTimeout: 10 * time.Minute, LookAgain: 30 * time.Second,
 		Log: b.r.log().With("box", b.id),
@@ -206,6 +212,10 @@ func (b *box) pursue(w fleet.Want) {
 		after(10*time.Millisecond, func() { b.node.Inspected(w, "digest-"+string(w.Note.Pointer.Release), nil) })
 	case fleet.Stage:
 		after(b.stageTime, func() {
+			if b.onRollback != nil && w.Commit.Kind == fleet.KindRollback {
+				b.node.Staged(w, b.onRollback, true)
+				return
+			}
 			if b.refuse == nil {
 				b.disk[w.Note.Pointer.Release] = true
 			}
@@ -222,7 +232,7 @@ func (b *box) pursue(w fleet.Want) {
 			b.node.FlipDone(w, time.Now(), nil)
 		})
 	case fleet.Settle:
-		after(50*time.Millisecond, func() { b.node.SettledDone(w, b.unhealthy) })
+		after(cmp.Or(b.settleTime, 50*time.Millisecond), func() { b.node.SettledDone(w, cmp.Or(b.unhealthy, b.spoilt[w.Commit.Release])) })
 	}
 }
 

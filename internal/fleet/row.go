@@ -66,7 +66,7 @@ func (n *Node) compose() {
 	r := &n.row
 	r.Instance, r.Group, r.Zone, r.Version = n.o.Instance, n.o.Group, n.o.Zone, n.o.Version
 	r.Incarnation, r.Phase, r.Vote = n.o.Incarnation, n.phase, n.state.Vote
-	r.Proof, r.Epoch, r.Left = n.o.Proof, n.state.Epoch, n.left
+	r.Proof, r.Rollback, r.Epoch, r.Left = n.o.Proof, n.o.Rollback, n.state.Epoch, n.left
 	r.Failed, r.Error, r.Seen = n.state.Failed, n.state.Error, n.o.Clock.Now().Unix()
 	r.Active = Active{} // between the flip and its proof nothing is claimed
 	if f := n.state.Flipped; f.Epoch > 0 && n.state.Settled == f.Epoch {

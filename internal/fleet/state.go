@@ -1,6 +1,10 @@
 package fleet
 
-import "s3pulldeploy/internal/release"
+import (
+	"cmp"
+
+	"s3pulldeploy/internal/release"
+)
 
 // State is what a member must not forget: it is saved before the step that it allows, and read at start.
 type State struct {
@@ -29,9 +33,14 @@ type State struct {
 type Commitment struct {
 	Epoch    int64      `json:"epoch"`
 	Sequence int64      `json:"sequence"`
+	Source   int64      `json:"source,omitempty"` // see [Head.Source]
 	Release  release.ID `json:"release"`
 	Digest   string     `json:"digest,omitempty"`
+	Kind     string     `json:"kind,omitempty"` // "", where nobody knows, or KindRollback
 }
+
+// Note is the sequence whose note tells of the release.
+func (c Commitment) Note() int64 { return cmp.Or(c.Source, c.Sequence) }
 
 // Journal keeps the state: Save returns only when it is durable.
 type Journal interface {

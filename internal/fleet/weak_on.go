@@ -2,7 +2,7 @@
 
 package fleet
 
-// weak names the safety rule that is switched off: M1 to M7, M10, see [Weaken].
+// weak names the safety rule that is switched off: see [Weaken].
 var weak string
 
 // Weaken switches one safety rule off, by the name that docs/protocol.md lists, so that the simulation can show that

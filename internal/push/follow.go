@@ -34,7 +34,7 @@ func judge(sequence int64, s sight) (Outcome, string) {
 	overtaken := max(h.Sequence, s.pointer) > sequence
 	switch {
 	case h.IsBad(sequence):
-		return RolledBack, h.Reason
+		return judgeBad(sequence, h)
 	case s.hasHead && h.Sequence == sequence:
 		return judgeOurs(sequence, s)
 	case s.committed || s.hasHead && h.CommittedSequence == sequence:
@@ -43,6 +43,19 @@ func judge(sequence int64, s sight) (Outcome, string) {
 		return Superseded, fmt.Sprintf("sequence %d came before the fleet had moved to %d", max(h.Sequence, s.pointer), sequence)
 	}
 	return "", ""
+}
+
+// judgeBad judges the fleet's own way back from a sequence, which is over when that epoch is.
+func judgeBad(sequence int64, h fleet.Head) (Outcome, string) {
+	switch {
+	case h.Sequence != sequence:
+		return RolledBack, "" // the fleet has gone on since
+	case h.Automatic() && (h.State.Open() || h.State == fleet.Commit || h.State == fleet.Abort && h.Hold != sequence):
+		return "", ""
+	case h.Automatic() && h.State == fleet.Abort:
+		return Aborted, fmt.Sprintf("%s; the rollback to %s was aborted too: %s", h.Why, h.Release, h.Reason)
+	}
+	return RolledBack, h.Why
 }
 
 // judgeOurs judges an epoch of the sequence itself.
@@ -135,7 +148,7 @@ func (w *watcher) readHead(ctx context.Context) error {
 		return err
 	}
 	w.seen.head, w.seen.hasHead = h, ok
-	if h.Sequence == w.sequence && (h.State == fleet.Commit || h.State == fleet.Done) {
+	if h.Sequence == w.sequence && !h.Automatic() && (h.State == fleet.Commit || h.State == fleet.Done) {
 		w.seen.committed = true
 	}
 	return nil
@@ -164,6 +177,10 @@ func (w *watcher) tell(err error) {
 		return
 	}
 	if h.Epoch != w.epoch {
+		if h.Automatic() {
+			w.say("%s", h.Why)
+			w.say("rolling back to %s", h.Release)
+		}
 		w.say("epoch %d opened by %s", h.Epoch, h.Coordinator)
 		w.epoch, w.state, w.ready = h.Epoch, fleet.Prepare, ""
 	}

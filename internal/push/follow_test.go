@@ -36,6 +36,10 @@ func TestJudgeKnowsEachEnd(t *testing.T) {
 		"the next epoch is open":     {sight{hasHead: true, head: fleet.Head{Sequence: 101, State: fleet.Prepare, CommittedSequence: 90}}, Superseded},
 		"live, and the next is open": {sight{hasHead: true, pointer: 101, head: func() fleet.Head { h := committed; h.Sequence, h.State = 101, fleet.Prepare; return h }()}, Done},
 		"live, and already replaced": {sight{hasHead: true, committed: true, head: fleet.Head{Sequence: 101, State: fleet.Done, CommittedSequence: 101}}, Done},
+		"going back":                 {sight{hasHead: true, head: fleet.Head{Sequence: ours, Source: 90, Kind: fleet.KindRollback, State: fleet.Commit, Bad: []int64{ours}}}, ""},
+		"going back, to be retried":  {sight{hasHead: true, head: fleet.Head{Sequence: ours, Source: 90, State: fleet.Abort, RetryAt: 5, Bad: []int64{ours}}}, ""},
+		"could not go back":          {sight{hasHead: true, head: fleet.Head{Sequence: ours, Source: 90, State: fleet.Abort, Hold: ours, Bad: []int64{ours}}}, Aborted},
+		"went back":                  {sight{hasHead: true, committed: true, head: fleet.Head{Sequence: ours, Source: 90, State: fleet.Done, Bad: []int64{ours}}}, RolledBack},
 		"rolled back":                {sight{hasHead: true, committed: true, head: fleet.Head{Sequence: 90, Kind: fleet.KindRollback, State: fleet.Done, Bad: []int64{ours}}}, RolledBack},
 	}
 	for name, c := range cases {

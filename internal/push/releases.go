@@ -10,7 +10,7 @@ import (
 // listed is one release of -releases; its JSON form is stable. In the plain layout the bucket knows no more than the name.
 type listed struct {
 	Release release.ID `json:"release"`
-	State   string     `json:"state"` // "live", "pushed", "aborted", "was live" or "": never rolled out, as far as is known
+	State   string     `json:"state"` // "live", "pushed", "aborted", "bad" (rolled back), "was live" or "": never rolled out, as far as is known
 }
 
 // releases prints what is in the bucket, newest first.
@@ -51,17 +51,19 @@ func (s *session) releases(ctx context.Context) error {
 
 // stateOf says what became of a release.
 func stateOf(id release.ID, v view, logs []fleet.Log) string {
-	switch id {
-	case v.Head.CommittedRelease:
+	switch {
+	case id == v.Head.CommittedRelease:
 		return "live"
-	case v.Pointer.Release:
+	case id == v.Pointer.Release && !v.Head.IsBad(v.Pointer.Sequence):
 		return "pushed"
 	}
 	state := ""
 	for _, l := range logs {
 		switch {
 		case l.Release != id:
-		case l.Outcome == string(fleet.Done):
+		case l.Outcome == fleet.RolledBack:
+			state = "bad"
+		case l.Outcome == string(fleet.Done) && state != "bad":
 			state = "was live"
 		case state == "":
 			state = "aborted"

@@ -35,7 +35,7 @@ func (s *session) retry(ctx context.Context) error {
 	}
 	h, p := v.Head, v.Pointer
 	switch {
-	case p.Sequence <= h.CommittedSequence:
+	case p.Sequence <= h.CommittedSequence && !(h.Automatic() && h.State == fleet.Abort):
 		return fmt.Errorf("retry: %s is committed: there is nothing to try again", h.CommittedRelease)
 	case h.State.Open():
 		return fmt.Errorf("retry: epoch %d is open for %s: it is being tried", h.Epoch, h.Release)

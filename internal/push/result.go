@@ -121,7 +121,7 @@ func (r *Result) err() error {
 	case Aborted:
 		return kind{errAborted, advise(fmt.Errorf("%s: aborted: %s", what, reason), "nothing was flipped; `push -status` shows each instance")}
 	case RolledBack:
-		return kind{errAborted, fmt.Errorf("%s: rolled back: %s", what, reason)}
+		return kind{errAborted, advise(fmt.Errorf("%s: rolled back: %s", what, reason), "mend it and push again; this release is not tried any more")}
 	case Superseded:
 		return kind{errConflict, fmt.Errorf("%s: superseded: %s", what, reason)}
 	case TimedOut:

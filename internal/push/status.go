@@ -146,9 +146,14 @@ func (v view) summary() string {
 		if h.Hold != h.Sequence && h.RetryAt > 0 {
 			again = "tried again at " + time.Unix(h.RetryAt, 0).UTC().Format(time.RFC3339)
 		}
+		if h.Automatic() {
+			return fmt.Sprintf("%s is live and fails: %s; the rollback to %s was aborted: %s; %s", v.Pointer.Release, h.Why, h.Release, h.Reason, again)
+		}
 		return fmt.Sprintf("%s was aborted: %s; %s", h.Release, h.Reason, again)
 	case v.Pointer.Sequence > h.CommittedSequence:
 		return v.pending()
+	case v.HasHead && h.IsBad(v.Pointer.Sequence) && h.Automatic():
+		return fmt.Sprintf("%s was rolled back: %s; %s", v.Pointer.Release, h.Why, v.onRelease())
 	}
 	return v.onRelease()
 }

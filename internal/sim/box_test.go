@@ -58,7 +58,7 @@ func (b *box) start() {
 	l := fleet.NewLedger(b, scope, b.w.token)
 	l.Parallel = 1
 	b.node = fleet.NewNode(fleet.Options{
-		Scope: scope, Instance: b.id, Group: "web", Version: "sim", Incarnation: b.w.token(), Ledger: l, Journal: b,
+		Scope: scope, Instance: b.id, Group: "web", Rollback: true, Version: "sim", Incarnation: b.w.token(), Ledger: l, Journal: b,
 		State: b.state, Clock: b, Random: b.w.rng.Float64, PollInterval: 5 * time.Second, PrepareTimeout: 10 * time.Minute, LookAgain: 30 * time.Second,
 		Log: b.w.log.With("box", b.id),
 	})
@@ -132,7 +132,7 @@ func (b *box) pursue(want fleet.Want) {
 	case fleet.Settle:
 		finish(w.between(10*time.Millisecond, 2*time.Second), func() {
 			var err error
-			if !w.calm && w.chance(0.05) {
+			if w.spoilt[want.Commit.Release] || !w.calm && w.chance(0.05) {
 				err = errors.New("health check: got 500, want 200")
 			}
 			b.node.SettledDone(want, err)

@@ -31,6 +31,7 @@ type scene struct {
 	sequence int64
 	pushed   map[int64]release.ID
 	broken   map[release.ID]bool // releases that every hook refuses
+	spoilt   map[release.ID]bool // releases that fail their check wherever they are flipped to
 	calm     bool                // faults are over
 	busy     bool                // agents restart all the time
 
@@ -63,7 +64,7 @@ type machine struct {
 func newScene(seed uint64) *scene {
 	s := &scene{
 		seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), mem: table.NewMemory(), epoch: time.Unix(1_790_000_000, 0),
-		pushed: map[int64]release.ID{}, broken: map[release.ID]bool{},
+		pushed: map[int64]release.ID{}, broken: map[release.ID]bool{}, spoilt: map[release.ID]bool{},
 	}
 	var out io.Writer = io.Discard
 	if os.Getenv("SIM_LOG") != "" {
@@ -131,7 +132,8 @@ func (s *scene) push(back release.ID) {
 	s.pushed[s.sequence] = id
 	s.broken[id] = s.broken[id] || back == "" && !s.calm && s.chance(0.15)
 	s.pointer = fmt.Appendf(nil, "%s\n%d\n3%s", id, s.sequence, extra)
-	s.note("push %s as %d%s, broken %v", id, s.sequence, extra, s.broken[id])
+	s.spoilt[id] = s.spoilt[id] || back == "" && !s.calm && s.chance(0.15)
+	s.note("push %s as %d%s, broken %v, spoilt %v", id, s.sequence, extra, s.broken[id], s.spoilt[id])
 	if ok && s.chance(0.8) {
 		s.ask(h, fleet.Item{"hint": s.sequence})
 	}

@@ -112,7 +112,7 @@ func (t *truth) headWritten(by sender, h fleet.Head) {
 	if h.Epoch != was.Epoch || h.State != was.State || h.Fence != was.Fence {
 		t.w.note("head by %s: epoch %d %s %s fence %d %s", by.id, h.Epoch, h.State, h.Release, h.Fence, h.Reason)
 	}
-	if h.Epoch < was.Epoch || h.Fence < was.Fence || h.CommittedSequence < was.CommittedSequence && h.Kind != fleet.KindRollback {
+	if h.Epoch < was.Epoch || h.Fence < was.Fence || h.CommittedSequence < was.CommittedSequence {
 		t.w.fail("I4 order: head went from epoch %d fence %d to %d fence %d", was.Epoch, was.Fence, h.Epoch, h.Fence)
 	}
 	switch {
@@ -130,11 +130,29 @@ func (t *truth) opened(floor int64, was, h fleet.Head) {
 	if was.Epoch > 0 && !was.Decided() {
 		t.w.fail("I4 order: epoch %d opened while %d is undecided", h.Epoch, was.Epoch)
 	}
+	if h.Automatic() {
+		t.wentBack(was, h)
+		return
+	}
+	if was.IsBad(h.Sequence) {
+		t.w.fail("bad: epoch %d opened for sequence %d, which was rolled back", h.Epoch, h.Sequence)
+	}
 	if h.Sequence < was.Sequence || h.Sequence <= was.CommittedSequence || h.Sequence < floor {
 		t.w.fail("I2 fresh: epoch %d opened for sequence %d, below %d or the floor %d", h.Epoch, h.Sequence, was.Sequence, floor)
 	}
 	if was.Frozen != nil && h.Kind != fleet.KindRollback {
 		t.w.fail("freeze: epoch %d opened in a frozen scope", h.Epoch)
+	}
+}
+
+// wentBack judges a rollback that the fleet begins by itself: it leaves a commit that failed, for a release that was good.
+func (t *truth) wentBack(was, h fleet.Head) {
+	again := was.State == fleet.Abort && was.Automatic() && was.Source == h.Source
+	if !again && (was.State != fleet.Commit || was.Kind == fleet.KindRollback || was.Release == h.Release) {
+		t.w.fail("rollback: epoch %d goes back from epoch %d %s %q", h.Epoch, was.Epoch, was.State, was.Kind)
+	}
+	if h.Kind != fleet.KindRollback || h.Sequence != was.Sequence || !h.IsBad(h.Sequence) || t.w.pushed[h.Source] != h.Release {
+		t.w.fail("rollback: epoch %d goes back to %s of %d with sequence %d, bad %v", h.Epoch, h.Release, h.Source, h.Sequence, h.Bad)
 	}
 }
 
