@@ -13,7 +13,7 @@
 //	<root>/.flip-*               a link that waits to be renamed; left-over ones go when the disk is opened
 //	<state>/<release>.index      what the release looked like when it was published
 //	<state>/<name>.json          state files
-//	<state>/reserve              64 KiB to give back when the disk is full
+//	<state>/reserve              1 MiB to give back when the disk is full
 //
 // # Order of durable steps
 //

@@ -74,7 +74,7 @@ type Armed struct {
 	link  string
 }
 
-// Arm verifies release id and prepares the flip to it. On a full disk it gives back the reserve. Errors:
+// Arm verifies release id and prepares the flip to it. On a full disk it gives back some of the reserve. Errors:
 // those of Has; [ErrDamaged] also when the release is not here.
 func (d *Disk) Arm(id release.ID) (*Armed, error) {
 	a, err := d.arm(id)
@@ -191,10 +191,7 @@ func (d *Disk) setPrevious(id release.ID) {
 // tempLink makes a relative link of a name that nobody has used.
 func (d *Disk) tempLink(to string) (string, error) {
 	name := linkPrefix + rand.Text()
-	err := blame(d.root.Symlink(to, name))
-	if errors.Is(err, ErrNoSpace) && d.state.Remove(reserveName) == nil {
-		err = blame(d.root.Symlink(to, name))
-	}
+	err := d.withReserve(func() error { return blame(d.root.Symlink(to, name)) })
 	if err != nil {
 		return "", fmt.Errorf("make a link in %q: %w", d.opt.Root, err)
 	}

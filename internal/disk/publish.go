@@ -262,6 +262,15 @@ func (s *Stage) discard() error {
 	return blame(s.d.root.RemoveAll(trash))
 }
 
+// GiveUp is Close for a stage that ended with err, after which the tree is worth continuing from, but for [ErrNoSpace]: then it
+// is discarded, for what is served may need the room.
+func (s *Stage) GiveUp(err error) error {
+	if errors.Is(err, ErrNoSpace) && !s.closed {
+		return s.Discard()
+	}
+	return s.Close()
+}
+
 // Close lets go of the tree and leaves it for a later Stage of the same release. It may be called again.
 func (s *Stage) Close() error {
 	if s.closed {

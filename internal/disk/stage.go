@@ -99,7 +99,7 @@ func (d *Disk) stage(ctx context.Context, id release.ID, digest string, plan *la
 		done: make([]known, len(plan.entries)), parts: map[int]*partial{}, added: map[string]bool{},
 	}
 	if err := s.open(ctx); err != nil {
-		return nil, errors.Join(err, s.Close())
+		return nil, errors.Join(err, s.GiveUp(err))
 	}
 	return s, nil
 }

@@ -15,7 +15,7 @@ import (
 const (
 	tempPrefix  = ".tmp-"
 	reserveName = "reserve"
-	reserveSize = 64 << 10 // bytes; several state files and a link, whatever the block size
+	reserveSize = 1 << 20 // bytes; xfs wants some 200 KiB free before it makes a name, ext4 and btrfs little
 	stateFormat = "s3-pull-deploy state 1 sha256 %x\n"
 )
 
@@ -23,7 +23,7 @@ var stateName = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
 
 // Save replaces the state file name (lower-case letters, digits, dashes) by v as JSON, atomically and
 // durably: when it returns nil, v survives power loss; else the old content stands. On a full disk it
-// gives back the reserve and tries once more.
+// gives back some of the reserve.
 func (d *Disk) Save(name string, v any) error {
 	if !stateName.MatchString(name) {
 		return fmt.Errorf("save state %q: not a state file's name", name)
@@ -56,10 +56,7 @@ func (d *Disk) statePath(file string) string { return filepath.Join(d.opt.StateD
 func (d *Disk) replaceState(file string, data []byte) error {
 	d.stateMu.Lock()
 	defer d.stateMu.Unlock()
-	err := d.writeState(file, data)
-	if errors.Is(err, ErrNoSpace) && d.state.Remove(reserveName) == nil {
-		err = d.writeState(file, data)
-	}
+	err := d.withReserve(func() error { return d.writeState(file, data) })
 	if err != nil {
 		return fmt.Errorf("save state %q: %w", d.statePath(file), err)
 	}
@@ -112,18 +109,38 @@ func (d *Disk) readState(file string) ([]byte, error) {
 	return data, nil
 }
 
-// keepReserve makes the reserve if it is not there. It is written out, for a hole would reserve nothing.
-func (d *Disk) keepReserve() error {
-	f, err := d.state.OpenFile(reserveName, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return nil
+// withReserve does what must not fail for a full disk, and where it does, again with some of the reserve given back.
+func (d *Disk) withReserve(do func() error) error {
+	err := do()
+	for errors.Is(err, ErrNoSpace) && d.shrinkReserve() {
+		err = do()
 	}
+	return err
+}
+
+// shrinkReserve gives back half of the reserve, in the end the file itself, and says whether there was anything to give. Not all at
+// once: a vote, a decision and a flip need some each, and in between others may take what is free.
+func (d *Disk) shrinkReserve() bool {
+	f, err := d.state.OpenFile(reserveName, os.O_WRONLY, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Size() > reserveSize/4 {
+		return f.Truncate(info.Size()/2) == nil
+	}
+	return d.state.Remove(reserveName) == nil
+}
+
+// keepReserve makes the reserve as large as there is room for. It is written out, for a hole would reserve nothing.
+func (d *Disk) keepReserve() error {
+	f, err := d.state.OpenFile(reserveName, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return blame(err)
 	}
-	_, err = f.Write(make([]byte, reserveSize))
-	if err = errors.Join(err, f.Close()); err != nil {
-		err = errors.Join(err, d.state.Remove(reserveName))
+	info, err := f.Stat()
+	if err == nil && info.Size() < reserveSize {
+		_, err = f.Write(make([]byte, reserveSize-info.Size()))
 	}
-	return blame(err)
+	return blame(errors.Join(err, f.Close()))
 }

@@ -1,14 +1,16 @@
 package disk
 
 import (
+	"crypto/rand"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"s3pulldeploy/internal/release"
+	"golang.org/x/sys/unix"
 )
 
 type vote struct {
@@ -114,12 +116,20 @@ func cram(t *testing.T, dir string) (undo func()) {
 	t.Helper()
 	var made []string
 	for i := 0; ; i++ {
-		name := filepath.Join(dir, "filler"+strings.Repeat("x", i%200)+"."+string(release.NewID(released)))
+		name := filepath.Join(dir, "filler-"+rand.Text())
 		f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600)
 		if err != nil {
 			break
 		}
 		made = append(made, name)
+		size := int64(0)
+		for _, n := range []int64{32 << 20, 1 << 20, 64 << 10} { // room that is taken without writing to it
+			for unix.Fallocate(int(f.Fd()), 0, size, n) == nil {
+				size += n
+			}
+		}
+		_, err = f.Seek(size, io.SeekStart)
+		must(t, err)
 		for _, n := range []int{64 << 10, 4 << 10, 1} {
 			for err = nil; err == nil; {
 				_, err = f.Write(make([]byte, n))
@@ -143,7 +153,7 @@ func onOneTmpfs(t *testing.T, opts string) Options {
 }
 
 func TestFullDiskStillTakesTheDecisionAndTheFlip(t *testing.T) {
-	for _, opts := range []string{"size=1m,nr_inodes=1000", "size=1m,nr_inodes=60"} {
+	for _, opts := range []string{"size=4m,nr_inodes=1000", "size=4m,nr_inodes=60"} {
 		o := onOneTmpfs(t, opts)
 		d := open(t, o)
 		build(t, d, r1, app)
@@ -164,7 +174,7 @@ func TestFullDiskStillTakesTheDecisionAndTheFlip(t *testing.T) {
 }
 
 func TestFullDiskWhileFetchingIsNamedAndLeavesNoPartialFile(t *testing.T) {
-	o := onOneTmpfs(t, "size=1m")
+	o := onOneTmpfs(t, "size=2m")
 	d := open(t, o)
 	c := content{"big": strings.Repeat("x", 200<<10), "small": "1"}
 	s := stage(t, d, r1, c.files())
@@ -199,7 +209,7 @@ func TestSpaceAndInodesAreCheckedFirst(t *testing.T) {
 }
 
 func TestContinuedStageNeedsSpaceOnlyForTheRest(t *testing.T) {
-	d := open(t, onOneTmpfs(t, "size=1m"))
+	d := open(t, onOneTmpfs(t, "size=2m"))
 	c := content{"a": strings.Repeat("a", 350<<10), "b": strings.Repeat("b", 350<<10)}
 	s := stage(t, d, r1, c.files())
 	must(t, s.Put(s.Missing()[0], strings.NewReader(c["a"])))
