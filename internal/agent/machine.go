@@ -128,11 +128,12 @@ func (m *machine) listing(ctx context.Context, n fleet.Note, cached bool) (relea
 }
 
 // stage brings a release to the disk, complete, verified and durable, and runs the hooks that belong to it. While S3 is
-// away it is tried again, from where it was.
+// away it is tried again, from where it was; after a sync that did not work, once more from nothing.
 func (m *machine) stage(ctx context.Context, w fleet.Want, progress func(string)) error {
 	for try := 1; ; try++ {
 		err := m.stageOnce(ctx, w, progress)
-		if err == nil || !errors.Is(err, store.ErrUnavailable) || try == attempts || ctx.Err() != nil {
+		again := errors.Is(err, store.ErrUnavailable) && try < attempts || errors.Is(err, disk.ErrSync) && try == 1
+		if !again || ctx.Err() != nil {
 			return err
 		}
 		m.log.Warn("stage interrupted, trying again", "release", string(w.Note.Pointer.Release), "try", try, "error", err)
@@ -171,7 +172,7 @@ func (m *machine) stageOnce(ctx context.Context, w fleet.Want, progress func(str
 }
 
 // fetch builds the release: list, compare with the note, download, hooks, sync, name.
-func (m *machine) fetch(ctx context.Context, w fleet.Want, progress func(string)) error {
+func (m *machine) fetch(ctx context.Context, w fleet.Want, progress func(string)) (err error) {
 	if !w.Note.Pointer.Plain() {
 		return m.fetchPacked(ctx, w, progress)
 	}
@@ -196,7 +197,7 @@ func (m *machine) fetch(ctx context.Context, w fleet.Want, progress func(string)
 	if err != nil {
 		return err
 	}
-	defer s.Close() // what was not published stays, to be continued from
+	defer func() { err = errors.Join(err, s.GiveUp(err)) }()
 	if err := m.download(ctx, s, id, l, progress); err != nil {
 		return err
 	}

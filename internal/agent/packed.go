@@ -40,7 +40,7 @@ type blueprint struct {
 }
 
 // fetchPacked builds a packed release: manifest, what other releases on this disk have, the rest from packs, hooks, sync, name.
-func (m *machine) fetchPacked(ctx context.Context, w fleet.Want, progress func(string)) error {
+func (m *machine) fetchPacked(ctx context.Context, w fleet.Want, progress func(string)) (err error) {
 	p := w.Note.Pointer
 	if p.Manifest.SHA256 != w.Note.Digest {
 		return fmt.Errorf("release %s: its pointer names the manifest %.12s, the fleet agreed on %.12s", p.Release, p.Manifest.SHA256, w.Note.Digest)
@@ -60,7 +60,7 @@ func (m *machine) fetchPacked(ctx context.Context, w fleet.Want, progress func(s
 	if err != nil {
 		return err
 	}
-	defer s.Close() // what was not published stays, to be continued from
+	defer func() { err = errors.Join(err, s.GiveUp(err)) }()
 	err = m.pull(ctx, s, plan, progress)
 	if damaged(err) && ctx.Err() == nil {
 		// It may have happened on the way. A file that was in many frames has lost all of them, so what is needed is asked anew.

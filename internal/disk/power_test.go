@@ -99,20 +99,13 @@ func newLife(t *testing.T, kind, layout string, parent bool) *powerLife {
 	if layout == "plain" {
 		l.build = bringPlain(t)
 	}
-	l.d = l.open()
+	l.d = open(t, l.o)
 	if parent {
 		l.build(l.d, r1, bodies(1), func(string) {})
 		must(t, l.d.Flip(r1))
 		l.trees[r1] = snapshot(t, l.d.Path(r1))
 	}
 	return l
-}
-
-func (l *powerLife) open() *Disk {
-	l.t.Helper()
-	d, err := Open(l.o)
-	must(l.t, err)
-	return d
 }
 
 // cut takes what is on the device now. With a stranger, somebody else has made a file durable just before, which brings
@@ -185,11 +178,7 @@ func (l *powerLife) broken(c cut) (wrong []string) {
 	l.image.Boot(l.t, c.file)
 	defer l.image.Unmount(l.t)
 	bad := func(format string, args ...any) { wrong = append(wrong, c.step+": "+fmt.Sprintf(format, args...)) }
-	d, err := Open(l.o)
-	if err != nil {
-		bad("%v", err)
-		return wrong
-	}
+	d := open(l.t, l.o)
 	defer d.Close()
 	l.inspect(d, c.said, bad)
 	l.restart(d, bad)

@@ -145,8 +145,8 @@ func TestDamageIsFoundAndNamed(t *testing.T) {
 			return errors.Join(os.Rename(dir+"/lib/a", dir+"/lib/z"), os.Symlink("z", dir+"/lib/a"))
 		},
 		"other content in a new inode": func(dir string) error {
-			return errors.Join(os.Remove(dir+"/lib/a/b.php"), os.WriteFile(dir+"/keep", nil, 0o644),
-				os.WriteFile(dir+"/lib/a/b.php", []byte("<?php // c"), 0o644), os.Chtimes(dir+"/lib/a/b.php", released, released))
+			return errors.Join(os.WriteFile(dir+"/new", []byte("<?php // c"), 0o644), os.Chtimes(dir+"/new", released, released),
+				os.Rename(dir+"/new", dir+"/lib/a/b.php"))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -54,7 +54,11 @@ func NewImage(t testing.TB, kind string, mkfs ...string) *Image {
 	if err := unix.Mount("tmpfs", i.store, "tmpfs", 0, imageStore); err != nil {
 		LeaveOut(t, fmt.Sprintf("tests on %s are left out, this machine mounts nothing: %v", kind, err))
 	}
-	t.Cleanup(func() { unmount(t, i.store) })
+	t.Cleanup(func() { // a loop device lets go of its file a while after its last user
+		if err := unix.Unmount(i.store, unix.MNT_DETACH); err != nil {
+			t.Errorf("unmount the disk's file: %v", err)
+		}
+	})
 	f, err := os.Create(i.file())
 	if err == nil {
 		err = errors.Join(f.Truncate(how.size), f.Close())
@@ -152,7 +156,7 @@ func unmount(t testing.TB, dir string) {
 		if err == nil {
 			return
 		}
-		if !errors.Is(err, unix.EBUSY) || try == 500 {
+		if !errors.Is(err, unix.EBUSY) || try == 3000 {
 			t.Fatalf("unmount %s: %v", dir, err)
 		}
 		time.Sleep(10 * time.Millisecond)
