@@ -49,7 +49,7 @@ func (p *pool) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusBadGateway)
 		return
 	}
-	fmt.Fprintf(w, `{"probe":"s3-pull-deploy","protocol":1,"action":%q,"root":%q,"enabled":true,"reset":%t}`, action, p.root, action == "reset")
+	fmt.Fprintf(w, `{"probe":"s3-pull-deploy","protocol":2,"action":%q,"root":%q,"enabled":true,"reset":%t}`, action, p.root, action == "reset")
 }
 
 func (p *pool) set(change func(p *pool)) {

@@ -65,19 +65,33 @@ func timedOut(err error) bool {
 	return errors.As(err, &e) && e.Timeout()
 }
 
-// parse makes an answer a Status, or says what it is instead.
-func (r *route) parse(a answer, action string) (*Status, error) {
+// reply is the probe's whole answer.
+type reply struct {
+	Probe    string `json:"probe"`
+	Protocol int    `json:"protocol"`
+	Action   string `json:"action"`
+	Reset    bool   `json:"reset"`
+	Folder string `json:"folder"` // the release's folder; empty: the pool sees none
+	// Of compile: how many files of the list were dealt with, and which of these, as numbers in the list, PHP cannot compile
+	// and opcache does not keep. Missing and Linked are such numbers of cached and linked.
+	Done    int   `json:"done"`
+	Broken  []int `json:"broken"`
+	Unkept  []int `json:"unkept"`
+	Missing []int `json:"missing"`
+	Linked  []int `json:"linked"`
+	Status
+}
+
+// protocol is the one that share/probe.php of this version speaks.
+const protocol = 2
+
+// parse makes an answer a reply, or says what it is instead.
+func (r *route) parse(a answer, action string) (*reply, error) {
 	e := &RouteError{URL: r.name}
 	if e.Cause, e.Cure = foreign(a); e.Cause != "" {
 		return nil, e
 	}
-	var got struct {
-		Probe    string `json:"probe"`
-		Protocol int    `json:"protocol"`
-		Action   string `json:"action"`
-		Reset    bool   `json:"reset"`
-		Status
-	}
+	var got reply
 	if err := json.Unmarshal(a.body, &got); err != nil {
 		e.Cause, e.Cure, e.Err = "the answer is no JSON of the probe: "+err.Error(), cureVersion, err
 		return nil, e
@@ -85,7 +99,7 @@ func (r *route) parse(a answer, action string) (*Status, error) {
 	switch {
 	case got.Probe != "s3-pull-deploy":
 		e.Cause, e.Cure = fmt.Sprintf("something else answers: %q", excerpt(a.body)), cureBlock
-	case got.Protocol != 1 || got.Action != action:
+	case got.Protocol != protocol || got.Action != action:
 		e.Cause = fmt.Sprintf("the probe speaks protocol %d and did %q", got.Protocol, got.Action)
 		e.Cure = cureVersion
 	case action == "reset" && got.Restricted:
@@ -93,7 +107,7 @@ func (r *route) parse(a answer, action string) (*Status, error) {
 	case action == "reset" && got.Enabled && !got.Reset && !got.Restarting:
 		e.Cause, e.Cure = "PHP refused to reset opcache", cureReset
 	default:
-		return &got.Status, nil
+		return &got, nil
 	}
 	return nil, e
 }

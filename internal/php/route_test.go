@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-const good = `{"probe":"s3-pull-deploy","protocol":1,"action":"status","release":"r1","enabled":true,"scripts":3,"new field":1}`
+const good = `{"probe":"s3-pull-deploy","protocol":2,"action":"status","release":"r1","enabled":true,"scripts":3,"new field":1}`
 
 // answers is a web server that says one thing.
 func answers(t *testing.T, status int, header map[string]string, body string) string {
@@ -57,7 +57,7 @@ func TestEveryWrongAnswerNamesItsCauseAndCure(t *testing.T) {
 		{"other JSON", 200, nil, `{"status":"ok"}`, "something else answers", cureBlock},
 		{"wrong type", 200, nil, strings.Replace(good, "3", `"3"`, 1), "no JSON of the probe", cureVersion},
 		{"text after it", 200, nil, good + "\nWarning: x", "no JSON of the probe", cureVersion},
-		{"newer probe", 200, nil, strings.Replace(good, ":1", ":2", 1), "protocol 2", cureVersion},
+		{"newer probe", 200, nil, strings.Replace(good, ":2", ":3", 1), "protocol 3", cureVersion},
 		{"other action", 200, nil, resetAnswer, `did "reset"`, cureVersion},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -79,7 +79,7 @@ func TestEveryWrongAnswerNamesItsCauseAndCure(t *testing.T) {
 
 func TestResetThatDidNotHappenIsAnError(t *testing.T) {
 	say := func(fields string) string {
-		return `{"probe":"s3-pull-deploy","protocol":1,"action":"reset",` + fields + `}`
+		return `{"probe":"s3-pull-deploy","protocol":2,"action":"reset",` + fields + `}`
 	}
 	for _, c := range []struct {
 		name, body, cure string
