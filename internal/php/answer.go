@@ -71,7 +71,7 @@ type reply struct {
 	Protocol int    `json:"protocol"`
 	Action   string `json:"action"`
 	Reset    bool   `json:"reset"`
-	Folder string `json:"folder"` // the release's folder; empty: the pool sees none
+	Folder   string `json:"folder"` // the release's folder; empty: the pool sees none
 	// Of compile: how many files of the list were dealt with, and which of these, as numbers in the list, PHP cannot compile
 	// and opcache does not keep. Missing and Linked are such numbers of cached and linked.
 	Done    int   `json:"done"`
@@ -79,6 +79,9 @@ type reply struct {
 	Unkept  []int `json:"unkept"`
 	Missing []int `json:"missing"`
 	Linked  []int `json:"linked"`
+	// Of share/release.php: whether it is the release that was asked about, and whether the root came without a link.
+	Is       bool `json:"is"`
+	Resolved bool `json:"resolved"`
 	Status
 }
 

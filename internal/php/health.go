@@ -23,6 +23,9 @@ type Health struct {
 	// Release is compared with the header X-Deploy-Release, where the web server sends one
 	// (share/nginx/site.conf does); empty: not compared.
 	Release string
+	// Preview sends Release in the same header, for a server that serves a release by its name before it is live
+	// (share/nginx/preview.conf). One that answers with another release serves none by name: that is an error of its own.
+	Preview bool
 }
 
 // Check asks for the page until an attempt gives what is expected, and returns the last attempt's
@@ -58,7 +61,11 @@ func (h Health) attempt(ctx context.Context, r *route) error {
 		ctx, cancel = context.WithTimeout(ctx, h.Timeout)
 		defer cancel()
 	}
-	a, err := r.get(ctx)
+	asked := ""
+	if h.Preview {
+		asked = h.Release
+	}
+	a, err := r.get(ctx, asked)
 	if err != nil {
 		return r.explain(err, cureSite)
 	}
@@ -73,7 +80,10 @@ func (h Health) attempt(ctx context.Context, r *route) error {
 		}
 		return fmt.Errorf("%s: status %d%s instead of %d: %q", r.name, a.status, where, expect, excerpt(a.body))
 	}
-	if got := a.header.Get("X-Deploy-Release"); h.Release != "" && got != "" && got != h.Release {
+	if got := a.header.Get(releaseHeader); h.Release != "" && got != "" && got != h.Release {
+		if h.Preview {
+			return fmt.Errorf("%s: it serves %s where %s was asked for by its name: the server block is not share/nginx/preview.conf", r.name, got, h.Release)
+		}
 		return fmt.Errorf("%s: %w: %s instead of %s", r.name, ErrStale, got, h.Release)
 	}
 	return nil

@@ -10,6 +10,9 @@ import (
 	"strings"
 )
 
+// releaseHeader names a release: the one that answered, or the one that is to answer.
+const releaseHeader = "X-Deploy-Release"
+
 // answerSize is the most that a probe or a page is read for.
 const answerSize = 64 << 10
 
@@ -85,11 +88,14 @@ func (r *route) post(ctx context.Context, form url.Values) (answer, error) {
 	return r.do(req)
 }
 
-// get asks for a page as a visitor does.
-func (r *route) get(ctx context.Context) (answer, error) {
+// get asks for a page as a visitor does, or, with a release, as of a server that serves releases by their names.
+func (r *route) get(ctx context.Context, release string) (answer, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url, nil)
 	if err != nil {
 		return answer{}, err
+	}
+	if release != "" {
+		req.Header.Set(releaseHeader, release)
 	}
 	return r.do(req)
 }

@@ -22,13 +22,20 @@ func (p PHPServer) Stop() { _ = p.Web.Stop(5 * time.Second) }
 // starts empty. `<root>/active` need not exist yet. ini are more lines for php.ini.
 func PHP(t testing.TB, root string, ini ...string) PHPServer {
 	t.Helper()
+	return PHPWith(t, parts.WebOptions{Root: root, Ini: ini})
+}
+
+// PHPWith is [PHP] with other options; Dir is set.
+func PHPWith(t testing.TB, o parts.WebOptions) PHPServer {
+	t.Helper()
 	// The test's own folder has a name too long for a socket.
 	dir, err := os.MkdirTemp("", "php-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	w, err := parts.StartWeb(context.Background(), parts.WebOptions{Dir: dir, Root: root, Ini: ini})
+	o.Dir = dir
+	w, err := parts.StartWeb(context.Background(), o)
 	Require(t, "PHP tests", err)
 	p := PHPServer{Web: w, Log: dir}
 	t.Cleanup(p.Stop)

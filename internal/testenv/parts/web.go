@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"text/template"
@@ -20,6 +21,7 @@ type Web struct {
 	URL       string // the site, http://127.0.0.1:port
 	LocalURL  string // the opcache route over TCP
 	SocketURL string // the same over a unix socket, unix:/path:/uri
+	Preview   string // a release by its name, http://127.0.0.1:port
 
 	nginx, fpm *Process
 }
@@ -30,6 +32,11 @@ type WebOptions struct {
 	Root string   // the site's root, with the link `active` in it, now or later
 	User string   // whom PHP and nginx run as if we are root; empty, or we are not: as we do
 	Ini  []string // more lines for php.ini
+
+	// Site changes the public snippet, as an operator does who knows better; nil: it stays as it is.
+	Site func(string) string
+	// Public is the folder in the release that visitors see, such as /public; empty: the release itself.
+	Public string
 }
 
 // StartWeb starts PHP's pool and nginx and waits until both listen.
@@ -112,12 +119,15 @@ func (w *Web) startNginx(ctx context.Context, nginx string, o WebOptions) error 
 	if err := os.WriteFile(o.path("fastcgi_params"), params, 0o644); err != nil {
 		return fmt.Errorf("start nginx: %w", err)
 	}
-	var local int
+	var local, preview int
 	w.nginx, w.URL, err = serve(ctx, func(port int) (Command, error) {
-		if local, err = FreePort(); err != nil {
+		if local, err = FreePort(); err == nil {
+			preview, err = FreePort()
+		}
+		if err != nil {
 			return Command{}, err
 		}
-		text, err := o.nginxConf(port, local)
+		text, err := o.nginxConf(port, local, preview)
 		if err != nil {
 			return Command{}, fmt.Errorf("start nginx: %w", err)
 		}
@@ -128,38 +138,67 @@ func (w *Web) startNginx(ctx context.Context, nginx string, o WebOptions) error 
 		}, os.WriteFile(o.path("nginx.conf"), []byte(text), 0o644)
 	})
 	w.LocalURL = "http://" + loopback(local) + "/_deploy/opcache"
+	w.Preview = "http://" + loopback(preview)
 	return err
 }
 
 // nginxConf is the site as its operator would write it: with share/'s public snippet included, and its
-// local route copied and changed in the lines that say so.
-func (o WebOptions) nginxConf(port, localPort int) (string, error) {
-	site, err1 := share("nginx/site.conf")
-	local, err2 := share("nginx/local.conf")
-	probe, err3 := share("probe.php")
-	// A copy: the web user may not enter the folder that the module lies in.
-	err := errors.Join(err1, err2, err3, os.WriteFile(o.path("probe.php"), []byte(probe), 0o644))
+// local route and preview copied and changed in the lines that say so.
+func (o WebOptions) nginxConf(port, localPort, previewPort int) (string, error) {
+	// Copies: the web user may not enter the folder that the module lies in.
+	err := errors.Join(o.copyShare("probe.php"), o.copyShare("release.php"))
 	if err != nil {
 		return "", err
 	}
-	for _, change := range [][2]string{
-		{"listen 127.0.0.1:8901;", fmt.Sprintf("listen %s; listen unix:%s;", loopback(localPort), o.path("local.sock"))},
-		{"root /var/www/promo.example.com/active;", "root " + o.Root + "/active;"},
-		{"/usr/share/s3-pull-deploy/probe.php", o.path("probe.php")},
-		{"fastcgi_pass unix:/run/php/php8.2-fpm.sock;", "fastcgi_pass unix:" + o.path("fpm.sock") + ";"},
-	} {
-		if strings.Count(local, change[0]) != 1 {
-			return "", fmt.Errorf("share/nginx/local.conf: %q is not there once", change[0])
-		}
-		local = strings.Replace(local, change[0], change[1], 1)
+	pool := "unix:" + o.path("fpm.sock") + ";"
+	local, err1 := o.edited("nginx/local.conf",
+		"listen 127.0.0.1:8901;", fmt.Sprintf("listen %s; listen unix:%s;", loopback(localPort), o.path("local.sock")),
+		"root /var/www/promo.example.com/active;", "root "+o.Root+"/active;",
+		"/usr/share/s3-pull-deploy/probe.php", o.path("probe.php"),
+		"unix:/run/php/php8.2-fpm.sock;", pool)
+	preview, err2 := o.edited("nginx/preview.conf",
+		"listen 127.0.0.1:8902;", fmt.Sprintf("listen %s;", loopback(previewPort)),
+		"/var/www/promo.example.com/$http_x_deploy_release/public;", o.Root+"/$http_x_deploy_release"+o.Public+";",
+		"/usr/share/s3-pull-deploy/nginx/site.conf", o.path("site.conf"),
+		"unix:/run/php/php8.2-fpm.sock;", pool)
+	site, err3 := o.edited("nginx/site.conf", "/usr/share/s3-pull-deploy/release.php", o.path("release.php"))
+	if o.Site != nil {
+		site = o.Site(site)
+	}
+	if err := errors.Join(err1, err2, err3, os.WriteFile(o.path("site.conf"), []byte(site), 0o644)); err != nil {
+		return "", err
 	}
 	var b strings.Builder
 	err = nginxConfig.Execute(&b, struct {
 		WebOptions
-		Port        int
-		Site, Local string
-	}{o, port, site, local})
+		Port   int
+		Blocks []string
+	}{o, port, []string{local, preview}})
 	return b.String(), err
+}
+
+// edited is a file of share/ in which each old text, which is there once, is replaced by the new one behind it.
+func (o WebOptions) edited(name string, changes ...string) (string, error) {
+	text, err := share(name)
+	if err != nil {
+		return "", err
+	}
+	for change := range slices.Chunk(changes, 2) {
+		if strings.Count(text, change[0]) != 1 {
+			return "", fmt.Errorf("share/%s: %q is not there once", name, change[0])
+		}
+		text = strings.Replace(text, change[0], change[1], 1)
+	}
+	return text, nil
+}
+
+// copyShare copies a file of share/ to the web server's folder.
+func (o WebOptions) copyShare(name string) error {
+	text, err := share(name)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(o.path(filepath.Base(name)), []byte(text), 0o644)
 }
 
 var poolConfig = template.Must(template.New("fpm.conf").Parse(`[global]
@@ -190,14 +229,14 @@ http {
 	scgi_temp_path {{.Dir}}/scgi;
 	server {
 		listen 127.0.0.1:{{.Port}};
-		root {{.Root}}/active;
+		root {{.Root}}/active{{.Public}};
 		index index.php;
 		set $deploy_php unix:{{.Dir}}/fpm.sock;
-		{{.Site}}
+		include {{.Dir}}/site.conf;
 		location / { try_files $uri $uri/ /index.php$is_args$args; }
 	}
-	{{.Local}}
-}
+{{range .Blocks}}{{.}}
+{{end}}}
 `))
 
 // program finds an executable where Debian keeps daemons, the newest of those that match.
