@@ -20,6 +20,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,6 +73,9 @@ type Service interface {
 	Watchdog()
 	// WatchdogEvery is how often Watchdog is expected, 0 for never.
 	WatchdogEvery() time.Duration
+	// Reload has units reload their configuration, or restarts those that cannot, and waits for the end of it. Patterns such as
+	// php*-fpm.service are allowed; that none is running is an error.
+	Reload(ctx context.Context, units []string) error
 	// Going says whether the machine itself is about to go.
 	Going(ctx context.Context) bool
 }
@@ -98,6 +102,7 @@ type Agent struct {
 	cleanAt   time.Duration // boot time before which it is not tried again
 	cleanWait time.Duration // how long that was
 	spare     spare
+	room      room
 	pending   bool // settings were changed and wait for a quiet moment
 	reloadErr string
 
@@ -123,7 +128,7 @@ func New(p Parts) (*Agent, error) {
 		a.log.Warn("the state directory is of another instance: what is on the disk is hashed before it is believed", "was", state.Instance)
 		p.Disk.Distrust()
 	}
-	a.machine = newMachine(p, log, ledger.Note)
+	a.machine = newMachine(p, log, ledger)
 	a.node = fleet.NewNode(fleet.Options{
 		Scope: p.Config.Scope(), Instance: p.Identity.ID, Group: p.Config.Group, Zone: p.Identity.Zone, Version: p.Version,
 		Incarnation: p.Token(), Ledger: ledger, Journal: journal{p.Disk}, State: state, Clock: p.Clock, Random: p.Random,
@@ -190,7 +195,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 func (a *Agent) loop(ctx context.Context, t *triggers) error {
 	deadline := a.p.Clock.Boot() + a.p.Config.PrepareTimeout
 	for ctx.Err() == nil {
-		a.node.Progress(a.job.said())
+		a.node.Progress(cmp.Or(a.job.said(), a.machine.coldness()))
 		want, sleep := a.node.Step(ctx)
 		if ctx.Err() != nil {
 			break

@@ -19,9 +19,10 @@ import (
 
 // service records what a service manager is told.
 type service struct {
-	active func() release.ID
-	every  time.Duration
-	going  bool
+	reloaded []string
+	active   func() release.ID
+	every    time.Duration
+	going    bool
 
 	mu    sync.Mutex
 	ready []release.ID // what was active at each Ready
@@ -62,6 +63,11 @@ func (s *service) WatchdogEvery() time.Duration {
 		panic("the loop does not sleep: " + s.lines[len(s.lines)-1])
 	}
 	return s.every
+}
+
+func (s *service) Reload(_ context.Context, units []string) error {
+	s.reloaded = append(s.reloaded, units...)
+	return nil
 }
 
 func (s *service) Going(context.Context) bool { return s.going }

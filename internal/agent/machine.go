@@ -56,17 +56,22 @@ type machine struct {
 	// previous is what was live before the last flip of this process, for the hooks.
 	previous release.ID
 	after    after
+	service  Service
+	turn     turn
+	roomFor  release.ID // for which room was made in opcache
+	cold     atomic.Pointer[string]
 
 	mu       sync.Mutex
 	listings map[release.ID]release.Listing // of the last few pointers: inspected, then staged
 }
 
-// newMachine wires a machine; noteOf reads the note of a sequence, nil when there is none.
-func newMachine(p Parts, log *slog.Logger, noteOf func(context.Context, int64) (*fleet.Note, error)) *machine {
+// newMachine wires a machine.
+func newMachine(p Parts, log *slog.Logger, ledger *fleet.Ledger) *machine {
 	c := p.Config
 	log = log.With("component", "machine")
 	return &machine{
-		cfg: c, bucket: p.Bucket, disk: p.Disk, log: log, past: recall(p.Disk, log), noteOf: noteOf,
+		cfg: c, bucket: p.Bucket, disk: p.Disk, log: log, past: recall(p.Disk, log), noteOf: ledger.Note,
+		service: p.Service, turn: ledger.Turn("opcache", p.Identity.ID, p.Clock),
 		manifests: manifests{c.StateDir, log},
 		opcache:   php.New(php.Options{Mode: c.Opcache.Effective(), URLs: c.Opcache.URL, Host: c.Opcache.Host, Timeout: c.Opcache.Timeout}),
 		env:       hook.Env{Site: c.Site, Group: c.Group, Instance: p.Identity.ID, Zone: p.Identity.Zone},
@@ -80,7 +85,8 @@ var theirs = []error{
 }
 
 func isMachine(err error) bool {
-	return disk.Fault(err) || slices.ContainsFunc(theirs, func(e error) bool { return errors.Is(err, e) })
+	var own unfit
+	return errors.As(err, &own) || disk.Fault(err) || slices.ContainsFunc(theirs, func(e error) bool { return errors.Is(err, e) })
 }
 
 // inspect finds a pointer's digest: in the plain layout that of the listing, which must be complete.
@@ -127,11 +133,14 @@ func (m *machine) listing(ctx context.Context, n fleet.Note, cached bool) (relea
 	return l, nil
 }
 
-// stage brings a release to the disk, complete, verified and durable, and runs the hooks that belong to it. While S3 is
+// stage brings a release to the disk, complete, verified and durable, runs the hooks that belong to it and rehearses it. While S3 is
 // away it is tried again, from where it was; after a sync that did not work, once more from nothing.
 func (m *machine) stage(ctx context.Context, w fleet.Want, progress func(string)) error {
 	for try := 1; ; try++ {
 		err := m.stageOnce(ctx, w, progress)
+		if err == nil {
+			err = m.rehearse(ctx, w, progress)
+		}
 		again := errors.Is(err, store.ErrUnavailable) && try < attempts || errors.Is(err, disk.ErrSync) && try == 1
 		if !again || ctx.Err() != nil {
 			return err

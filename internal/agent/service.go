@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -65,4 +67,45 @@ func stopping(ctx context.Context) bool {
 	}
 	text, ok := state.Value.Value().(string)
 	return ok && text == "stopping"
+}
+
+// reloadTime bounds the reload of all units: php-fpm waits for running requests as long as process_control_timeout.
+const reloadTime = time.Minute
+
+// Reload is as [Service] says, over D-Bus. The agent's user must be allowed to (root is).
+func (Systemd) Reload(ctx context.Context, units []string) error {
+	ctx, cancel := context.WithTimeout(ctx, reloadTime)
+	defer cancel()
+	c, err := dbus.NewSystemdConnectionContext(ctx)
+	if err != nil {
+		return fmt.Errorf("reach systemd: %w", err)
+	}
+	defer c.Close()
+	found, err := c.ListUnitsByPatternsContext(ctx, []string{"active"}, units)
+	if err != nil {
+		return fmt.Errorf("list units %q: %w", units, err)
+	}
+	if len(found) == 0 {
+		return fmt.Errorf("no unit of %q is running", units)
+	}
+	for _, u := range found {
+		err = errors.Join(err, reload(ctx, c, u.Name))
+	}
+	return err
+}
+
+func reload(ctx context.Context, c *dbus.Conn, unit string) error {
+	done := make(chan string, 1)
+	if _, err := c.ReloadOrTryRestartUnitContext(ctx, unit, "replace", done); err != nil {
+		return fmt.Errorf("reload %s: %w", unit, err)
+	}
+	select {
+	case result := <-done:
+		if result != "done" {
+			return fmt.Errorf("reload %s: %s", unit, result)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("reload %s: %w", unit, ctx.Err())
+	}
 }

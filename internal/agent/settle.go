@@ -17,9 +17,10 @@ import (
 // after is what has been done after the flip of an epoch. Settling is tried again until the health check passes, for ever
 // when a database is away; what passed is not: a reset under load can crash php-fpm, and after_flip may restart things.
 type after struct {
-	epoch int64
-	reset map[string]bool // pools by their routes
-	hook  bool
+	epoch  int64
+	reset  map[string]bool // pools by their routes
+	reload bool            // php-fpm, for opcache.preload
+	hook   bool
 }
 
 // settle makes PHP serve what was flipped to, runs after_flip and asks for the health of it. Called again for the same epoch,
@@ -56,32 +57,6 @@ func (m *machine) settleOnce(ctx context.Context, w fleet.Want) error {
 	check := php.Health{URL: h.URL, Host: h.Host, Expect: h.Expect, Timeout: h.Timeout, Attempts: h.Attempts, Release: string(w.Commit.Release)}
 	if err := check.Check(ctx); err != nil {
 		return fmt.Errorf("health check: %w", err)
-	}
-	return nil
-}
-
-// switchPHP empties opcache of the pools where that is not done yet, and has all of them say which release they run from.
-func (m *machine) switchPHP(ctx context.Context, id release.ID) error {
-	if err := failpoint.Hit("A21"); err != nil {
-		return err
-	}
-	done, err := m.opcache.Except(m.after.reset).Reset(ctx)
-	for _, s := range done {
-		m.after.reset[s.URL] = true
-	}
-	if err != nil {
-		return fmt.Errorf("reset opcache: %w", err)
-	}
-	pools, err := m.opcache.Status(ctx)
-	if err != nil {
-		return fmt.Errorf("ask PHP: %w", err)
-	}
-	silent, err := php.Prove(pools, string(id))
-	for _, route := range silent {
-		m.log.Warn("the pool finds no release at the root of its local route: nothing proves what it serves", "route", route)
-	}
-	if err != nil {
-		return fmt.Errorf("ask PHP: %w", err)
 	}
 	return nil
 }

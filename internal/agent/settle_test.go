@@ -27,6 +27,8 @@ type pool struct {
 	ill   bool   // the route answers 502
 	page  int    // the site's status
 	asked []string
+
+	preload string
 }
 
 func newPool(t *testing.T) *pool {
@@ -49,7 +51,8 @@ func (p *pool) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusBadGateway)
 		return
 	}
-	fmt.Fprintf(w, `{"probe":"s3-pull-deploy","protocol":2,"action":%q,"root":%q,"enabled":true,"reset":%t}`, action, p.root, action == "reset")
+	fmt.Fprintf(w, `{"probe":"s3-pull-deploy","protocol":2,"action":%q,"root":%q,"enabled":true,"reset":%t,"settings":{"preload":%q}}`,
+		action, p.root, action == "reset", p.preload)
 }
 
 func (p *pool) set(change func(p *pool)) {

@@ -38,6 +38,9 @@ func (a *Agent) look() Status {
 	if text := a.pointer.err; text != "" {
 		v.Problems["pointer"] = cmp.Or(v.Problems["pointer"], text)
 	}
+	if text := a.machine.coldness(); text != "" {
+		v.Problems["opcache"] = text
+	}
 	if a.reloadErr != "" {
 		v.Problems["settings"] = a.reloadErr
 	}

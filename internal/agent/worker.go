@@ -12,6 +12,7 @@ import (
 type job struct {
 	want     fleet.Want
 	spare    fleet.Target // the release that an idle machine fetches, if that is the job
+	room     bool         // the job is to look after room in opcache
 	cancel   context.CancelFunc
 	progress atomic.Pointer[string]
 }
@@ -30,7 +31,7 @@ func (j *job) say(text string) { j.progress.Store(&text) }
 // and the new work starts then.
 func (a *Agent) pursue(ctx context.Context, want fleet.Want) {
 	if a.job != nil {
-		if !a.job.want.Same(want) || a.pending && a.job.spare.Release != "" {
+		if !a.job.want.Same(want) || a.pending && (a.job.room || a.job.spare.Release != "") {
 			a.job.cancel()
 		}
 		return
@@ -40,10 +41,15 @@ func (a *Agent) pursue(ctx context.Context, want fleet.Want) {
 		if a.p.Once {
 			return
 		}
-		if a.mayClean() {
+		switch {
+		case a.mayClean():
 			a.cleanDue = false
-		} else if j.spare = a.spareWanted(); j.spare.Release == "" {
-			return
+		case a.roomWanted():
+			j.room = true
+		default:
+			if j.spare = a.spareWanted(); j.spare.Release == "" {
+				return
+			}
 		}
 	}
 	jobCtx, cancel := context.WithCancel(ctx)
@@ -82,7 +88,12 @@ func (a *Agent) perform(ctx context.Context, j *job, keep keepList) func() {
 		return func() {
 			a.node.SettledDone(want, err)
 			a.cleanDue = a.cleanDue || err == nil
+			a.room = room{due: err == nil}
 		}
+	}
+	if j.room {
+		again := m.makeRoom(ctx, j.say)
+		return func() { a.roomMade(again) }
 	}
 	if j.spare.Release != "" {
 		err := m.spare(ctx, j.spare)

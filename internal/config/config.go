@@ -225,13 +225,10 @@ func Parse(text []byte, path string, c Command, getenv func(string) (string, boo
 // Scope is what the table is keyed by and pointers are made for: <bucket>/<prefix><site>.
 func (c *Config) Scope() string { return c.Bucket + "/" + c.Prefix + c.Site }
 
-// Effective is the mode that this version runs: off without a URL, and reset for warm, which is not built yet.
+// Effective is the mode that runs: off without a URL.
 func (o Opcache) Effective() string {
-	switch {
-	case len(o.URL) == 0:
+	if len(o.URL) == 0 {
 		return Off
-	case o.Mode == Warm:
-		return Reset
 	}
 	return o.Mode
 }
@@ -247,12 +244,10 @@ func (c *Config) Warnings() []string {
 		{len(c.Rollout.Waves) > 0, "rollout.waves: not built yet, a release goes everywhere at once"},
 		{c.Rollout.Bake > 0, "rollout.bake: not built yet, nothing waits"},
 		{c.Rollout.Approve, "rollout.approve: not built yet, nobody is asked"},
-		{c.Opcache.Mode == Warm && len(c.Opcache.URL) > 0, "opcache.mode: warm is not built yet, reset is used"},
 		{c.Hooks.FleetOnce != "", "hooks.fleet_once: not built yet, it does not run"},
 		{len(c.Restart) > 0, "restart: not built yet, no unit is restarted"},
 		{c.LifecycleHook != "", "lifecycle_hook: not built yet, it is not completed"},
 		{c.Notify != Notify{}, "notify: not built yet, nobody is told"},
-		{c.HealthCheck.Preview != "", "health_check.preview: not built yet, the release is checked after the flip only"},
 		{c.Listen != "", "listen: not built yet, only the unix socket is served"},
 	} {
 		if w.set {

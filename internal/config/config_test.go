@@ -160,14 +160,14 @@ notify: {webhook: "https://example.com/hunter2"}
 `)
 	got := strings.Join(c.Warnings(), "\n")
 	for _, key := range []string{
-		"rollout.waves", "rollout.bake", "rollout.approve", "opcache.mode", "hooks.fleet_once", "restart",
+		"rollout.waves", "rollout.bake", "rollout.approve", "hooks.fleet_once", "restart",
 		"lifecycle_hook", "listen", "notify",
 	} {
 		if !strings.Contains(got, key+": ") {
 			t.Errorf("no warning for %s in:\n%s", key, got)
 		}
 	}
-	if c.Opcache.Effective() != Reset {
+	if c.Opcache.Effective() != Warm {
 		t.Errorf("opcache runs as %q", c.Opcache.Effective())
 	}
 	if strings.Contains(got, "hunter2") {

@@ -25,10 +25,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -180,6 +182,12 @@ func (e *RouteError) Error() string {
 
 // Unwrap returns the network's error.
 func (e *RouteError) Unwrap() error { return e.Err }
+
+// Unreachable says whether an error is that nobody listens: neither a release nor PHP had a say.
+func Unreachable(err error) bool {
+	var e *RouteError
+	return errors.As(err, &e) && e.Err != nil && (errors.Is(e.Err, syscall.ECONNREFUSED) || errors.Is(e.Err, fs.ErrNotExist) || errors.Is(e.Err, fs.ErrPermission))
+}
 
 // excerpt is the beginning of an answer on one line, for messages.
 func excerpt(body []byte) string {

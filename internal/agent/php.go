@@ -1,0 +1,235 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"s3pulldeploy/internal/config"
+	"s3pulldeploy/internal/failpoint"
+	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/php"
+	"s3pulldeploy/internal/release"
+)
+
+// turn lets one instance of the fleet at a time do some work; [fleet.Turn] is the real one.
+type turn interface {
+	Try(ctx context.Context, work func(context.Context) error) (ran bool, err error)
+}
+
+// unfit is an error whose reason is this machine, not the release.
+type unfit struct{ error }
+
+func (e unfit) Unwrap() error { return e.error }
+
+// rehearse has PHP compile a staged release, and looks at it through the preview before this machine votes for it.
+func (m *machine) rehearse(ctx context.Context, w fleet.Want, say func(string)) error {
+	id := w.Commit.Release
+	if err := m.warm(ctx, id, say); err != nil {
+		return err
+	}
+	h := m.cfg.HealthCheck
+	if h.Preview == "" || w.Joining { // what the fleet decided is not voted on again
+		return nil
+	}
+	say("preview")
+	check := php.Health{
+		URL: h.Preview, Host: h.Host, Expect: h.Expect, Timeout: h.Timeout, Attempts: h.Attempts, Release: string(id), Preview: true,
+	}
+	err := check.Check(ctx)
+	switch {
+	case err == nil:
+		return nil
+	case php.Unreachable(err):
+		return unfit{fmt.Errorf("preview: %w", err)}
+	}
+	return fmt.Errorf("preview: %w", err)
+}
+
+// warm has PHP compile a release. That there is no room is no reason not to go live: it is said.
+func (m *machine) warm(ctx context.Context, id release.ID, say func(string)) error {
+	if m.cfg.Opcache.Effective() != config.Warm {
+		return nil
+	}
+	all, err := m.opcache.Warm(ctx, m.folder(id), say)
+	if err != nil {
+		return unfit{fmt.Errorf("compile into opcache: %w", err)}
+	}
+	m.warmed(id, all)
+	return nil
+}
+
+func (m *machine) folder(id release.ID) string { return filepath.Join(m.cfg.Root, string(id)) }
+
+// warmed keeps what is to be said of a warm-up.
+func (m *machine) warmed(id release.ID, all []php.Warmth) {
+	var cold []string
+	for _, w := range all {
+		m.log.Info("opcache", "release", string(id), "route", w.URL, "files", w.Files, "cached", w.Cached, "broken", w.Broken, "cold", w.Cold)
+		if w.Cold != "" {
+			cold = append(cold, w.String())
+		}
+	}
+	m.sayCold(strings.Join(cold, "; "))
+}
+
+func (m *machine) sayCold(text string) { m.cold.Store(&text) }
+
+// coldness is why the last release is not all in opcache; empty: it is, or nobody asked.
+func (m *machine) coldness() string {
+	if text := m.cold.Load(); text != nil {
+		return *text
+	}
+	return ""
+}
+
+// switchPHP does what the mode asks for after a flip, where that is not done yet, and has all pools, and the site as visitors
+// reach it, say which release they run.
+func (m *machine) switchPHP(ctx context.Context, id release.ID) error {
+	if err := failpoint.Hit("A21"); err != nil {
+		return err
+	}
+	if m.cfg.Opcache.Effective() == config.Reset {
+		done, err := m.opcache.Except(m.after.reset).Reset(ctx)
+		for _, s := range done {
+			m.after.reset[s.URL] = true
+		}
+		if err != nil {
+			return fmt.Errorf("reset opcache: %w", err)
+		}
+	}
+	pools, err := m.opcache.Status(ctx)
+	if err != nil {
+		return fmt.Errorf("ask PHP: %w", err)
+	}
+	if pools, err = m.reloadPreloaded(ctx, id, pools); err != nil {
+		return err
+	}
+	silent, err := php.Prove(pools, string(id))
+	for _, route := range silent {
+		m.log.Warn("the pool finds no release at the root of its local route: nothing proves what it serves", "route", route)
+	}
+	if err != nil {
+		return fmt.Errorf("ask PHP: %w", err)
+	}
+	return m.askSite(ctx, id)
+}
+
+// reloadPreloaded reloads php-fpm where pools hold preloaded code of the release before, once an epoch, and asks them again.
+func (m *machine) reloadPreloaded(ctx context.Context, id release.ID, pools []php.Status) ([]php.Status, error) {
+	preload := ""
+	for _, s := range pools {
+		preload = s.Settings.Preload
+	}
+	if preload == "" || m.after.reload {
+		return pools, nil
+	}
+	units := fpmUnits(m.cfg.Restart)
+	if len(units) == 0 {
+		m.log.Warn("opcache.preload keeps code of the release that was live when php-fpm started: "+
+			"name php-fpm's unit in `restart`, then it is reloaded after each flip", "preload", preload)
+		m.after.reload = true
+		return pools, nil
+	}
+	if err := m.service.Reload(ctx, units); err != nil {
+		return nil, fmt.Errorf("reload php-fpm for opcache.preload: %w", err)
+	}
+	m.after.reload = true
+	if err := m.warm(ctx, id, func(string) {}); err != nil { // the reload emptied opcache
+		return nil, err
+	}
+	pools, err := m.opcache.Status(ctx)
+	if err != nil {
+		err = fmt.Errorf("ask PHP: %w", err)
+	}
+	return pools, err
+}
+
+// fpmUnits are those of the settings' units that are php-fpm.
+func fpmUnits(restart []string) (units []string) {
+	for _, unit := range restart {
+		if strings.Contains(unit, "fpm") {
+			units = append(units, unit)
+		}
+	}
+	return units
+}
+
+// askSite asks PHP over the path that visitors take, where that is known and the site has the page for it. Only that it is stale
+// matters here: what else is wrong with the site is for the health check to say.
+func (m *machine) askSite(ctx context.Context, id release.ID) error {
+	h := m.cfg.HealthCheck
+	if h.URL == "" || m.cfg.Opcache.Effective() == config.Off {
+		return nil
+	}
+	if _, err := (php.Site{URL: h.URL, Host: h.Host, Timeout: h.Timeout}).Runs(ctx, string(id)); errors.Is(err, php.ErrStale) {
+		return fmt.Errorf("ask PHP: %w", err)
+	}
+	return nil
+}
+
+// room is the wish to look whether opcache could hold one more release.
+type room struct {
+	due   bool
+	retry time.Duration // boot time before which it is not tried again
+}
+
+const (
+	turnRetry = 5 * time.Second // while another instance makes room
+	roomRetry = time.Minute     // after an error
+)
+
+// roomWanted says whether an instance in service, of a fleet that is done, is to look after room in opcache.
+func (a *Agent) roomWanted() bool {
+	v := a.view
+	quiet := v.Ready && v.Phase == fleet.Serve && !v.Isolated && !v.Behind && (v.Head.State == fleet.Done || v.Head.State == fleet.Abort)
+	return quiet && a.room.due && !a.pending && a.p.Clock.Boot() >= a.room.retry
+}
+
+// roomMade takes the end of such a look.
+func (a *Agent) roomMade(again time.Duration) {
+	a.room.due = again > 0
+	a.room.retry = a.p.Clock.Boot() + again
+}
+
+// makeRoom empties what could not hold one more release and compiles the live one again, when it is this instance's turn. It
+// returns in how long to come back, 0 for not before the next flip.
+func (m *machine) makeRoom(ctx context.Context, say func(string)) (again time.Duration) {
+	if m.cfg.Opcache.Effective() != config.Warm {
+		return 0
+	}
+	id, err := m.disk.Active()
+	if err != nil {
+		return roomRetry
+	}
+	why, err := m.opcache.Tight(ctx, m.folder(id))
+	if err != nil {
+		m.log.Warn("room in opcache", "error", err)
+		return roomRetry
+	}
+	if len(why) == 0 {
+		return 0
+	}
+	if m.roomFor == id {
+		m.log.Warn("opcache has no room for two releases: every deploy will be cold", "release", string(id), "why", strings.Join(why, "; "))
+		return 0
+	}
+	ran, err := m.turn.Try(ctx, func(ctx context.Context) error {
+		made, err := m.opcache.MakeRoom(ctx, m.folder(id), say)
+		m.warmed(id, made)
+		return err
+	})
+	switch {
+	case err != nil:
+		m.log.Warn("make room in opcache", "error", err)
+		return roomRetry
+	case !ran:
+		return turnRetry
+	}
+	m.roomFor = id
+	m.log.Info("made room in opcache", "release", string(id), "why", strings.Join(why, "; "))
+	return turnRetry // it looks once more: is there room now
+}

@@ -1,0 +1,156 @@
+package agent
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/php"
+	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/table"
+	"s3pulldeploy/internal/testenv"
+)
+
+// liveTime is for one rollout in real time, on a machine that does other things too.
+const liveTime = 60 * time.Second
+
+// webBox is a machine of a fleet in real time, with a web server and PHP of its own.
+type webBox struct {
+	*box
+	web   testenv.PHPServer
+	cache *php.Opcache
+}
+
+func realRig(t *testing.T) *rig {
+	r := &rig{t: t, bucket: newBucket(), table: table.NewMemory(), began: time.Now()}
+	t.Cleanup(func() {
+		for _, b := range r.boxes {
+			b.stop()
+		}
+	})
+	return r
+}
+
+// serve boots a machine; in its settings LOCAL, SITE and PREVIEW are addresses of its web server, and ini are for PHP.
+func (r *rig) serve(id, settings string, ini ...string) webBox {
+	r.t.Helper()
+	b := r.box(id)
+	_, rest, _ := strings.Cut(b.settings, "root: ")
+	root, _, _ := strings.Cut(rest, "\n")
+	web := testenv.PHP(r.t, root, ini...)
+	b.settings += strings.NewReplacer("LOCAL", web.LocalURL, "SITE", web.URL, "PREVIEW", web.Preview).Replace(settings)
+	b.boot()
+	return webBox{b, web, php.New(php.Options{URLs: []string{web.LocalURL}})}
+}
+
+// pushPHP pushes a release of n files of PHP and a page that says its release; more are name and text of further ones.
+func (r *rig) pushPHP(id release.ID, n int, more ...string) {
+	r.bucket.upload(id, "index.php", "<?php echo '"+string(id)+"';")
+	for i := range n {
+		var lines strings.Builder
+		for line := range 150 {
+			fmt.Fprintf(&lines, "    $x = $x * %d + strlen('%s %d');\n", line, id, line)
+		}
+		r.bucket.upload(id, fmt.Sprintf("lib/f%d.php", i), fmt.Sprintf("<?php\nfunction f%d($x) {\n%s    return $x;\n}\n", i, lines.String()))
+	}
+	for i := 0; i < len(more); i += 2 {
+		r.bucket.upload(id, more[i], more[i+1])
+	}
+	r.point(id, 1+n+len(more)/2)
+}
+
+func (s webBox) status() php.Status {
+	s.r.t.Helper()
+	all, err := s.cache.Status(s.r.t.Context())
+	if err != nil || len(all) != 1 {
+		s.r.t.Fatalf("status of PHP: %v, %v", all, err)
+	}
+	return all[0]
+}
+
+const warmSettings = "opcache: {url: LOCAL}\nhealth_check: {url: SITE/index.php, preview: PREVIEW/index.php}\n"
+
+func TestReleaseIsInOpcacheWhenItGoesLive(t *testing.T) {
+	r := realRig(t)
+	b := r.serve("i-1", warmSettings)
+	r.pushPHP(r1, 20)
+	r.live(r1, liveTime, b.box)
+	r.pushPHP(r2, 20)
+	r.live(r2, liveTime, b.box)
+	s := b.status()
+	if s.Scripts < 2*21 || s.LastRestart != 0 || s.Release != string(r2) {
+		t.Errorf("after two releases: %+v, want all of both in opcache, and no reset", s)
+	}
+	if line := b.agent.Status().Line; strings.Contains(line, "cold") {
+		t.Errorf("status is %q", line)
+	}
+}
+
+func TestReleaseThatDoesNotFitGoesLiveColdAndThenThereIsRoom(t *testing.T) {
+	r := realRig(t)
+	b := r.serve("i-1", warmSettings, "opcache.memory_consumption=8", "opcache.interned_strings_buffer=1", "opcache.max_accelerated_files=1000")
+	r.pushPHP(r1, 260)
+	r.live(r1, liveTime, b.box)
+	r.until("tried to make room", liveTime, func() bool { return b.status().LastRestart != 0 })
+	was := b.status()
+	r.pushPHP(r2, 300) // opcache has room for one of them
+	r.until("cold", liveTime, func() bool {
+		m, _ := r.row("i-1")
+		return m.Vote.Yes && m.Vote.Release == r2 && strings.Contains(m.Progress, "it does not fit")
+	})
+	r.live(r2, liveTime, b.box)
+	r.until("room", liveTime, func() bool {
+		s := b.status()
+		return s.LastRestart != was.LastRestart && s.Scripts > 300 && !s.Full && b.agent.Status().Problems["opcache"] == ""
+	})
+}
+
+func TestReleaseThatFailsItsPreviewGoesNowhere(t *testing.T) {
+	r := realRig(t)
+	b := r.serve("i-1", "opcache: {url: LOCAL}\nhealth_check: {url: SITE/index.php, preview: PREVIEW/check.php, attempts: 1}\n")
+	r.pushPHP(r1, 1, "check.php", "<?php echo 'fine';")
+	r.live(r1, liveTime, b.box)
+	r.pushPHP(r2, 1, "check.php", "<?php http_response_code(500); echo 'no such column';")
+	r.until("abort", liveTime, func() bool { return r.head().State == fleet.Abort && r.head().Release == r2 })
+	r.until("the reason", liveTime, func() bool {
+		m, _ := r.row("i-1")
+		return m.Vote.Kind == fleet.AboutRelease && strings.Contains(m.Error, `status 500 instead of 200: "no such column"`)
+	})
+	if b.active() != r1 || !b.agent.Status().Healthy {
+		t.Errorf("serves %s: %s", b.active(), b.agent.Status().Line)
+	}
+}
+
+func TestMachineWithoutPHPStepsOut(t *testing.T) {
+	r := realRig(t)
+	well, ill := r.serve("i-1", warmSettings), r.serve("i-2", warmSettings)
+	r.pushPHP(r1, 1)
+	r.live(r1, liveTime, well.box, ill.box)
+	ill.web.Stop()
+	r.pushPHP(r2, 1)
+	r.live(r2, liveTime, well.box)
+	m, _ := r.row("i-2")
+	if m.Phase != fleet.Out && m.Phase != fleet.Join || !strings.Contains(m.Error+ill.agent.Status().Line, "connection refused") {
+		t.Errorf("the one without PHP: %+v\n%s", m, ill.agent.Status().Line)
+	}
+}
+
+func TestPreloadedCodeIsReloadedOnceAnEpoch(t *testing.T) {
+	for restart, want := range map[string]int{"[php8.2-fpm.service, queue@*.service]": 1, "[queue@*.service]": 0} {
+		p := newPool(t)
+		m, _ := settler(t, "true", p)
+		m.cfg.Opcache.Mode, m.cfg.Restart = "reset", strings.Split(strings.Trim(restart, "[]"), ", ")
+		p.set(func(p *pool) { p.preload, p.page = "/srv/preload.php", 500 })
+		s := m.service.(*service)
+		for range 2 {
+			if err := m.settle(t.Context(), settleOf(1, r1)); err == nil || !strings.Contains(err.Error(), "health check") {
+				t.Errorf("error is %v", err)
+			}
+		}
+		if len(s.reloaded) != want || want > 0 && s.reloaded[0] != "php8.2-fpm.service" {
+			t.Errorf("restart %s: reloaded %q", restart, s.reloaded)
+		}
+	}
+}
