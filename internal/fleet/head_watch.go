@@ -166,6 +166,15 @@ func (n *Node) PointerWanted() bool {
 	return n.haveHead && n.head.Hint > n.state.Floor && n.head.Hint > n.head.Sequence
 }
 
+// hintTime is how long S3 may take to show a pointer that push has announced: until then agents look closely.
+const hintTime = 30 * time.Second
+
+// doubt shows a pointer that was announced and does not come: S3 answers with an old one, or somebody keeps it from this machine.
+func (n *Node) doubt() {
+	n.problem("hint", n.PointerWanted() && n.now-n.hintAt >= hintTime, fmt.Sprintf(
+		"push has announced sequence %d, S3 still shows %d", n.head.Hint, n.state.Floor))
+}
+
 // Opening says that this node is about to open an epoch for a pointer that it read.
 func (n *Node) Opening() bool { return n.offered != nil && !n.lost && n.mayOpen(*n.offered) }
 
@@ -182,7 +191,7 @@ func (n *Node) target() Commitment {
 
 // headEvery is H while an epoch is open or a hint says that one will be, else the poll interval.
 func (n *Node) headEvery() time.Duration {
-	if n.haveHead && n.head.State.Open() || n.PointerWanted() && n.now-n.hintAt < 30*time.Second {
+	if n.haveHead && n.head.State.Open() || n.PointerWanted() && n.now-n.hintAt < hintTime {
 		return min(n.o.PollInterval, HeadInterval(int(n.head.Members)))
 	}
 	return n.o.PollInterval

@@ -151,6 +151,7 @@ func (n *Node) Step(ctx context.Context) (Want, time.Duration) {
 	n.register(ctx)
 	if n.registered {
 		n.readHead(ctx)
+		n.doubt()
 		if n.lost {
 			n.coord = nil
 		}

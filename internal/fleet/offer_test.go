@@ -65,3 +65,29 @@ func TestEndOfTheLoopIsNoProblemOfTheTable(t *testing.T) {
 		t.Errorf("problems %v", v.Problems)
 	}
 }
+
+// Whoever keeps a new pointer from an agent keeps it on an old release: that must not go unnoticed.
+func TestAPointerThatWasAnnouncedAndDoesNotComeIsShown(t *testing.T) {
+	fleetTest(t, func(r *rig) {
+		r.boot("i-1")
+		r.push("r1")
+		r.live("r1", time.Minute, "i-1")
+		sees := func() string { return r.all["i-1"].see().Problems["hint"] }
+		shown := r.text
+		r.push("r2")
+		r.mu.Lock()
+		announced := r.text
+		r.text = shown // S3 goes on with the old one
+		r.mu.Unlock()
+		if took := r.until("the problem", time.Minute, func() bool { return sees() != "" }); took < 25*time.Second {
+			t.Errorf("shown after %v: S3 may take a moment", took)
+		}
+		r.mu.Lock()
+		r.text = announced
+		r.mu.Unlock()
+		r.live("r2", time.Minute, "i-1")
+		if text := sees(); text != "" {
+			t.Errorf("still shown when it is over: %s", text)
+		}
+	})
+}
