@@ -90,6 +90,8 @@ type middle struct {
 	downloads atomic.Int64 // answers with contents of a release
 	lie       atomic.Pointer[func(key string, body []byte) []byte]
 	writing   atomic.Pointer[func(key string)] // called before a PUT goes on, with the key below the site
+	// fault may answer a request about a key below the site itself; then it returns true.
+	fault atomic.Pointer[func(w http.ResponseWriter, r *http.Request, key string) bool]
 }
 
 // between puts a middle in front of S3, and of the agents that are configured from now on.
@@ -111,6 +113,11 @@ func (s *site) between() *middle {
 				(*writing)(key)
 			}
 		}
+		if fault := m.fault.Load(); fault != nil {
+			if key, ours := m.key(r); ours && (*fault)(w, r, key) {
+				return
+			}
+		}
 		proxy.ServeHTTP(w, r)
 	}))
 	s.t.Cleanup(m.Close)
@@ -122,6 +129,14 @@ func (s *site) between() *middle {
 func (m *middle) key(r *http.Request) (key string, ours bool) {
 	return strings.CutPrefix(r.URL.Path, "/"+m.site.bucket+"/"+m.site.name+"/")
 }
+
+// breaks answers requests about the site by f, where that returns true.
+func (m *middle) breaks(f func(w http.ResponseWriter, r *http.Request, key string) bool) {
+	m.fault.Store(&f)
+}
+
+// heals ends what breaks began.
+func (m *middle) heals() { m.fault.Store(nil) }
 
 func (m *middle) answer(resp *http.Response) error {
 	key, ours := m.key(resp.Request)

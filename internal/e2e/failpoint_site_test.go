@@ -43,29 +43,42 @@ type broken struct {
 	record    *record
 }
 
-// breakSite makes a site with so many agents, on a first release. They keep one more release than they serve, so that each
-// rollout has something to remove.
+// breakSite makes a site with so many agents, on a first release.
 func breakSite(t *testing.T, w *world, agents int) *broken {
 	t.Helper()
-	b := &broken{site: newSite(t, w)}
-	b.record = b.newRecord()
+	b := watchedSite(t, w)
 	for n := range agents {
 		b.breakAgent(fmt.Sprintf("i-%d", n))
 	}
+	b.begin()
+	return b
+}
+
+// watchedSite makes a site that has no agents yet.
+func watchedSite(t *testing.T, w *world) *broken {
+	t.Helper()
+	b := &broken{site: newSite(t, w)}
+	b.record = b.newRecord()
+	return b
+}
+
+// begin starts all agents and brings them to a first release.
+func (b *broken) begin() {
+	b.t.Helper()
 	for _, a := range b.agents {
-		a.configure()
 		a.start()
 	}
 	b.awaitPhase(joinTime, "serve", b.agents...)
 	b.deployed(b.deployNext()())
 	b.converged(joinTime)
-	return b
 }
 
-// breakAgent prepares an agent that can be armed, and watches what it serves.
+// breakAgent prepares an agent that can be armed, and watches what it serves. It keeps one more release than it serves, so
+// that each rollout has something to remove. It finds the services where the site says that they are now.
 func (b *broken) breakAgent(id string, extra ...string) *agent {
 	a := b.newAgent(id, append([]string{"keep_releases: 1", "keep_for: 0s"}, extra...)...)
 	a.env = append(a.env, "S3PULLDEPLOY_FAILPOINTS="+a.armed())
+	a.configure()
 	b.witnesses = append(b.witnesses, b.watch(a))
 	return a
 }
