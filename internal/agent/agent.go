@@ -134,7 +134,7 @@ func New(p Parts) (*Agent, error) {
 		Incarnation: p.Token(), Ledger: ledger, Journal: journal{p.Disk}, State: state, Clock: p.Clock, Random: p.Random,
 		PollInterval: p.Config.PollInterval, PrepareTimeout: p.Config.PrepareTimeout, LookAgain: p.Config.PointerInterval,
 		Proof: p.Config.Opcache.Effective() != config.Off, Rollback: p.Config.HealthCheck.Rollback,
-		Log: log.With("component", "fleet"),
+		TableDate: tableDate(p.Table), Log: log.With("component", "fleet"),
 	})
 	active, err := p.Disk.Active()
 	if err != nil {
@@ -144,6 +144,14 @@ func New(p Parts) (*Agent, error) {
 	a.pointer = pointerReader{bucket: p.Bucket}
 	a.view = a.look() // what the disk knows counts from the start, however long the table takes to answer
 	return a, nil
+}
+
+// tableDate is the table's own clock, nil where it has none.
+func tableDate(t fleet.Table) func() time.Time {
+	if clock, ok := t.(interface{ Date() time.Time }); ok {
+		return clock.Date
+	}
+	return nil
 }
 
 // stateFile is the name of the node's state in the state directory.

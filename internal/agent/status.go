@@ -108,6 +108,9 @@ func line(v fleet.View, j *job) string {
 	if v.HaveHead && v.Head.State.Open() {
 		s += fmt.Sprintf("; epoch %d is open for %s", v.Head.Epoch, v.Head.Release)
 	}
+	if f := v.Head.Frozen; f != nil {
+		s += "; frozen " + f.String()
+	}
 	for _, part := range slices.Sorted(maps.Keys(v.Problems)) {
 		s += fmt.Sprintf("; %s: %s", part, v.Problems[part])
 	}

@@ -21,12 +21,16 @@ type coordination struct {
 	since            time.Duration // start of the prepare clock, later of the commit's
 	silence          *Silence
 	sweepAt, renewAt time.Duration
+	swept, lap       time.Duration // when the rows were last read, and how long after the time before that
 	tally            Tally
 	early            []Member // weakened builds only: a sweep from before the opening
 }
 
+// stand lets the time since the sweep before this one not count: nobody is waited for.
+func (c *coordination) stand() { c.since += c.lap }
+
 func (n *Node) lead(h Head, s *Silence) {
-	n.coord = &coordination{epoch: h.Epoch, fence: h.Fence, since: n.now, silence: s, renewAt: n.now + renewEvery}
+	n.coord = &coordination{epoch: h.Epoch, fence: h.Fence, since: n.now, swept: n.now, silence: s, renewAt: n.now + renewEvery}
 	n.observe(h, true, false)
 }
 
@@ -54,6 +58,7 @@ func (n *Node) coordinate(ctx context.Context) {
 		return
 	}
 	began := n.o.Clock.Boot()
+	c.lap, c.swept = n.now-c.swept, n.now
 	c.sweepAt = n.now + HeadInterval(int(n.head.Members))
 	rows, err := n.o.Ledger.Members(ctx)
 	if !n.note("table", err) {
@@ -78,6 +83,10 @@ func (n *Node) fenced(h Head, err error) bool {
 		n.observe(h, true, true)
 		n.touch()
 		return true
+	}
+	if c := n.coord; errors.Is(err, ErrOvertaken) && h.Epoch == c.epoch && h.Fence == c.fence {
+		n.observe(h, true, true) // still ours: it was frozen meanwhile
+		return false
 	}
 	if errors.Is(err, ErrOvertaken) {
 		n.log.Info("no longer coordinating", "epoch", n.coord.epoch, "fence", n.coord.fence)
@@ -143,6 +152,9 @@ func (n *Node) decide(ctx context.Context, rows []Member) {
 		o.Reason = reasonByHand
 	case n.superseded():
 		o.Reason = reasonSuperseded
+	case ruling == Go && h.Frozen != nil && h.Kind != KindRollback:
+		c.stand() // it goes on when the freeze is over
+		return
 	case ruling == Go:
 		o.Commit, o.FlipDelay = true, FlipDelay(len(rows)-lostOf(rows))
 	case ruling == Refuse:

@@ -213,7 +213,7 @@ type Outcome struct {
 }
 
 // Decide writes COMMIT or ABORT. Condition: epoch, open state, release, digest and fence are as in h, so that at most
-// one decision of an epoch ever takes effect.
+// one decision of an epoch ever takes effect; and a COMMIT of what is no rollback only where nothing is frozen.
 func (l *Ledger) Decide(ctx context.Context, h Head, o Outcome) (Head, error) {
 	if err := failpoint.Hit("A14"); err != nil {
 		return Head{}, err
@@ -240,6 +240,9 @@ func (l *Ledger) Decide(ctx context.Context, h Head, o Outcome) (Head, error) {
 	}
 	w.If = append(held(h), In{"state", []Value{string(Prepare), string(Wave)}},
 		Compare{"release", Eq, string(h.Release)}, Compare{"digest", Eq, h.Digest})
+	if o.Commit && h.Kind != KindRollback {
+		w.If = append(w.If.(And), Absent{"frozen"})
+	}
 	if weak == "M5" {
 		w.If = nil
 	}
@@ -266,7 +269,7 @@ func held(h Head) And {
 	return And{Compare{"epoch", Eq, h.Epoch}, Compare{"fence", Eq, h.Fence}}
 }
 
-// Request sets what push asks of the fleet (hint, hold, again, approved, frozen). Condition: the head is at the epoch
+// Request sets what push asks of the fleet (hint, hold, again, approved). Condition: the head is at the epoch
 // that push read.
 func (l *Ledger) Request(ctx context.Context, h Head, set Item, remove ...string) (Head, error) {
 	return l.writeHead(ctx, "ask the fleet", Write{Set: set, Remove: remove, If: Compare{"epoch", Eq, h.Epoch}})
@@ -344,6 +347,20 @@ func (l *Ledger) Remove(ctx context.Context, m Member) error {
 		return nil
 	}
 	return wrap("remove member", err)
+}
+
+// Forget deletes the row of a member that is gone. Condition: it is unchanged since it was read; fails with [ErrOvertaken].
+func (l *Ledger) Forget(ctx context.Context, m Member) error {
+	err := l.table.Delete(ctx, l.memberKey(m.Instance), And{
+		Compare{"incarnation", Eq, m.Incarnation}, Compare{"beat", Eq, m.Beat},
+	})
+	if refused := (*ConditionError)(nil); errors.As(err, &refused) {
+		if refused.Item == nil {
+			return nil
+		}
+		err = ErrOvertaken
+	}
+	return wrap("forget "+m.Instance, err)
 }
 
 // PutLog writes an epoch's log; first is true for the one caller who created it.

@@ -17,12 +17,13 @@ type Options struct {
 	Journal                        Journal
 	State                          State // as the journal has it
 	Clock                          Clock
-	Random                         func() float64 // [0, 1): the wait before opening and taking over
-	PollInterval                   time.Duration  // between reads of the head while nothing is open
-	PrepareTimeout                 time.Duration  // from the opening, or a take-over, to the abort
-	LookAgain                      time.Duration  // until a pointer whose release is not complete is looked at again
-	Proof                          bool           // settling asks PHP itself: shown in the row
-	Rollback                       bool           // a failed check here counts for going back to the good release
+	Random                         func() float64   // [0, 1): the wait before opening and taking over
+	PollInterval                   time.Duration    // between reads of the head while nothing is open
+	PrepareTimeout                 time.Duration    // from the opening, or a take-over, to the abort
+	LookAgain                      time.Duration    // until a pointer whose release is not complete is looked at again
+	Proof                          bool             // settling asks PHP itself: shown in the row
+	Rollback                       bool             // a failed check here counts for going back to the good release
+	TableDate                      func() time.Time // the time by the table's clock, zero when it never said; nil: never
 	Log                            *slog.Logger
 }
 
@@ -78,6 +79,7 @@ type Node struct {
 	coord     *coordination
 	sightings map[string]rival // of all rows, over all epochs that this node coordinated
 	takeAt    time.Duration
+	thawAt    time.Duration
 
 	problems map[string]string
 }
@@ -156,6 +158,9 @@ func (n *Node) Step(ctx context.Context) (Want, time.Duration) {
 			n.coord = nil
 		}
 		if n.haveHead && !n.lost && !n.away {
+			n.thaw(ctx)
+		}
+		if n.haveHead && !n.lost && !n.away {
 			n.coordinate(ctx)
 		}
 		if !n.lost && !n.away {
@@ -178,7 +183,7 @@ func (n *Node) wake() time.Duration {
 		}
 		next = min(next, n.headAt, max(beat, n.beatHold))
 	}
-	for _, at := range []time.Duration{n.openAt, n.takeAt} {
+	for _, at := range []time.Duration{n.openAt, n.takeAt, n.thawAt} {
 		if at > 0 && n.registered && !n.lost {
 			next = min(next, at)
 		}

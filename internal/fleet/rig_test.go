@@ -33,6 +33,7 @@ type rig struct {
 	seq   int64
 	all   map[string]*box
 	tick  int
+	date  func() time.Time // the table's clock
 }
 
 // box is one pretended machine: what is on its disk survives a kill.
@@ -116,7 +117,7 @@ func (b *box) boot() {
 	ctx, cancel := context.WithCancel(b.r.t.Context())
 	b.stop, b.done, b.events, b.busy = cancel, make(chan struct{}), make(chan func(), 16), nil
 	b.node = fleet.NewNode(fleet.Options{
-		Scope: scope, Instance: b.id, Group: cmp.Or(b.group, "web"), Rollback: !b.stays, Zone: "a", Version: "test", Incarnation: b.r.token(),
+		Scope: scope, Instance: b.id, Group: cmp.Or(b.group, "web"), Rollback: !b.stays, TableDate: b.r.date, Zone: "a", Version: "test", Incarnation: b.r.token(),
 		Ledger: fleet.NewLedger(b.table, scope, b.r.token), Journal: b, State: b.state, Clock: bubbleClock{b.r.start},
 		Random: func() float64 { return 0.5 }, PollInterval: time.Second, PrepareTimeout: 10 * time.Minute, LookAgain: 30 * time.Second,
 		Log: b.r.log().With("box", b.id),

@@ -83,7 +83,10 @@ func (s *session) admit(ctx context.Context, warnings []string) (*site, view, er
 	for _, w := range slices.Concat(s.cfg.Warnings(), warnings) {
 		s.warn("%s", w)
 	}
-	return site, v, errors.Join(v.usable(s.force), v.frozen())
+	if err := v.usable(s.force); err != nil {
+		return nil, view{}, err
+	}
+	return site, v, s.frozen(ctx, site, &v)
 }
 
 // rollOut publishes the pointer and waits for the fleet, if anybody is there and it is asked for.

@@ -23,11 +23,14 @@ const (
 
 // verb is one thing that push does.
 type verb struct {
-	value   string // what its flag takes: "", "DIR", or "[=RELEASE]" where it may be left out
+	value   string // what its flag takes: "", such as "DIR", or such as "[=RELEASE]" where it may be left out
 	about   string
 	options string // the options that go with it, besides the common ones
 	run     func(*session, context.Context) error
 }
+
+// needsValue says whether the verb's value may not be left out.
+func (v verb) needsValue() bool { return v.value != "" && v.value[0] != '[' }
 
 // common are the options of every verb.
 const common = "config profile json"
@@ -48,6 +51,9 @@ func init() { // a verb's code mentions other verbs: as a plain variable this wo
 		"status":    {"", "the fleet, the pointer, every instance; the first line says what is stuck", "", (*session).status},
 		"releases":  {"", "what is in the bucket, newest first", "", (*session).releases},
 		"abort":     {"", "hold the newest release: it does not go live, and an open rollout of it ends", "", (*session).abort},
+		"freeze":    {"REASON", "stop every rollout but rollbacks, until -unfreeze or for a time", "for", (*session).freeze},
+		"unfreeze":  {"", "lift the freeze", "", (*session).unfreeze},
+		"forget":    {"INSTANCE|silent", "drop the rows of an instance that is gone, or of all that are silent", "force", (*session).forget},
 		"retry":     {"", "try a release again that was aborted or held", "", (*session).retry},
 		"init":      {"", "create what is missing of bucket and table; change nothing that exists", "", (*session).initialise},
 		"show":      {"", "print the settings in force, secrets masked", "", (*session).show},
@@ -64,7 +70,7 @@ type options struct {
 
 	message, commit, layout, maxExcluded string
 	wait, dryRun, force, json            bool
-	timeout                              time.Duration
+	timeout, length                      time.Duration // length: of a freeze
 	config, profile                      string
 }
 
@@ -77,7 +83,7 @@ type verbFlag struct {
 func (v verbFlag) String() string { return "" }
 
 // IsBoolFlag makes `-rollback` stand for `-rollback=true`.
-func (v verbFlag) IsBoolFlag() bool { return v.o != nil && verbs[v.name].value != "DIR" }
+func (v verbFlag) IsBoolFlag() bool { return v.o != nil && !verbs[v.name].needsValue() }
 
 func (v verbFlag) Set(value string) error {
 	if v.IsBoolFlag() && value == "true" {
@@ -121,6 +127,7 @@ func flagSet(o *options) *flag.FlagSet {
 	set.StringVar(&o.layout, "layout", "", "how the bucket keeps the release, in place of the settings': plain or packed")
 	set.BoolVar(&o.wait, "wait", true, "wait for the fleet")
 	set.DurationVar(&o.timeout, "timeout", 15*time.Minute, "how long to wait, from the pointer on")
+	set.DurationVar(&o.length, "for", 0, "how long to freeze, as 2h; without it until -unfreeze")
 	set.StringVar(&o.maxExcluded, "max-excluded", "", "how many members this rollout may leave behind: 3 or 40%; adds a line to the pointer")
 	set.BoolVar(&o.dryRun, "dry-run", false, "check everything, write nothing")
 	set.BoolVar(&o.force, "force", false, "push although nothing changed, or over a pointer that cannot be read")
@@ -155,8 +162,11 @@ func (o options) check(set *flag.FlagSet) error {
 			return fmt.Errorf("-max-excluded: %w", err)
 		}
 	}
-	if o.verb == verbDeploy && o.arg == "" {
-		return fmt.Errorf("-deploy needs a directory")
+	if o.length < 0 || o.length > longestFreeze {
+		return fmt.Errorf("-for must be up to %v, not %v", longestFreeze, o.length)
+	}
+	if v := verbs[o.verb]; v.needsValue() && o.arg == "" {
+		return fmt.Errorf("-%s needs a value: -%s=%s", o.verb, o.verb, v.value)
 	}
 	return nil
 }
@@ -164,11 +174,11 @@ func (o options) check(set *flag.FlagSet) error {
 // usage prints what push can do.
 func usage(w io.Writer) {
 	fmt.Fprint(w, "push moves a site's fleet to a release. One verb a call:\n\n")
-	for _, name := range []string{verbDeploy, "rollback", "status", "releases", "manifest", "abort", "retry", "init", "show", verbVersion} {
+	for _, name := range []string{verbDeploy, "rollback", "status", "releases", "manifest", "abort", "retry", "freeze", "unfreeze", "forget", "init", "show", verbVersion} {
 		v := verbs[name]
 		value := v.value
-		if value == "DIR" {
-			value = "=DIR"
+		if v.needsValue() {
+			value = "=" + value
 		}
 		fmt.Fprintf(w, "  push -%-21s %s\n", name+value, v.about)
 		if v.options != "" {

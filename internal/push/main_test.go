@@ -32,10 +32,8 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 //	objects             list the keys below the site
 //	put KEY FILE        write an object below the site
 //	json PATH VALUE     the last output, as JSON, has VALUE at PATH
-//	frozen WHY          freeze the site, which has a head
-//	unfrozen            lift it
 //	committed RELEASE   write a head that has committed to RELEASE, and its log
-//	member ID VER NUM   an instance of version VER and schema NUM has just registered
+//	member ID VER NUM [AGE]   an instance of version VER and schema NUM has registered, AGE ago
 func TestScripts(t *testing.T) {
 	s3, dynamo := testenv.S3(t), testenv.DynamoDB(t)
 	testscript.Run(t, testscript.Params{
@@ -51,7 +49,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"push": cmdPush, "made": cmdMade, "objects": cmdObjects, "put": cmdPut, "json": cmdJSON,
-			"frozen": cmdFrozen, "unfrozen": cmdUnfrozen, "committed": cmdCommitted, "member": cmdMember,
+			"committed": cmdCommitted, "member": cmdMember,
 		},
 	})
 }
@@ -115,22 +113,6 @@ func cmdJSON(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-func cmdFrozen(ts *testscript.TestScript, _ bool, args []string) {
-	l := fleet.NewLedger(scriptTable(ts), ts.Getenv("BUCKET")+"/shop", func() string { return "t" })
-	h, _, err := l.Head(context.Background(), true)
-	ts.Check(err)
-	_, err = l.Request(context.Background(), h, fleet.Item{"frozen": fleet.Item{"by": "maria", "why": args[0], "until": int64(0)}})
-	ts.Check(err)
-}
-
-func cmdUnfrozen(ts *testscript.TestScript, _ bool, _ []string) {
-	l := fleet.NewLedger(scriptTable(ts), ts.Getenv("BUCKET")+"/shop", func() string { return "u" })
-	h, _, err := l.Head(context.Background(), true)
-	ts.Check(err)
-	_, err = l.Request(context.Background(), h, fleet.Item{}, "frozen")
-	ts.Check(err)
-}
-
 // cmdCommitted moves the head through one epoch to the pointer's release.
 func cmdCommitted(ts *testscript.TestScript, _ bool, _ []string) {
 	n := 0
@@ -169,9 +151,14 @@ func (a aged) Write(ctx context.Context, key fleet.Key, w fleet.Write) (fleet.It
 func cmdMember(ts *testscript.TestScript, _ bool, args []string) {
 	schema, err := strconv.ParseInt(args[2], 10, 64)
 	ts.Check(err)
+	age := time.Duration(0)
+	if len(args) > 3 {
+		age, err = time.ParseDuration(args[3])
+		ts.Check(err)
+	}
 	l := fleet.NewLedger(aged{scriptTable(ts), schema}, ts.Getenv("BUCKET")+"/shop", func() string { return args[0] + args[1] })
 	ts.Check(l.Register(context.Background(), fleet.Member{
-		Instance: args[0], Version: args[1], Incarnation: args[0] + args[1], Phase: fleet.Serve, Seen: time.Now().Unix(),
+		Instance: args[0], Version: args[1], Incarnation: args[0] + args[1], Phase: fleet.Serve, Seen: time.Now().Add(-age).Unix(),
 	}))
 }
 

@@ -124,6 +124,12 @@ func (s *site) now() time.Time {
 	return time.Now()
 }
 
+// age is how long ago an instance's last beat was, by the two clocks.
+func (v view) age(m fleet.Member) time.Duration { return max(0, v.Now.Sub(time.Unix(m.Seen, 0))) }
+
+// heard says whether an instance, in whatever phase, gave a sign of life of late.
+func (v view) heard(m fleet.Member) bool { return m.Missed == 0 && v.age(m) < liveWithin }
+
 // live says whether an instance will take part in a rollout that begins now.
 func live(m fleet.Member, now time.Time) bool {
 	return m.Phase != fleet.Leaving && m.Missed == 0 && now.Sub(time.Unix(m.Seen, 0)) < liveWithin
@@ -182,18 +188,4 @@ func (v view) usable(force bool) error {
 	}
 	return advise(fmt.Errorf("read pointer: %w; it reads %.200q", v.Garbage, v.Read.Text),
 		"if it can go, -force overwrites it")
-}
-
-// frozen refuses to push into a site that somebody has frozen.
-func (v view) frozen() error {
-	f := v.Head.Frozen
-	if f == nil {
-		return nil
-	}
-	until := "until it is lifted"
-	if f.Until > 0 {
-		until = "until " + time.Unix(f.Until, 0).UTC().Format(time.RFC3339)
-	}
-	return kind{errConflict, advise(fmt.Errorf("the site is frozen by %s %s: %s", f.By, until, f.Why),
-		"a rollback is not stopped by a freeze")}
 }

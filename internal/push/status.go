@@ -93,9 +93,7 @@ func (v view) status(name string) Status {
 		if h.CommittedEpoch > 0 {
 			st.Committed = &statusTarget{h.CommittedRelease, h.CommittedSequence}
 		}
-		if f := h.Frozen; f != nil {
-			st.Freeze = &statusFreeze{f.By, f.Why, f.Until}
-		}
+		st.Freeze = freezeOf(h)
 	}
 	for _, m := range v.Members {
 		st.Members = append(st.Members, v.member(m))
@@ -140,7 +138,7 @@ func (v view) summary() string {
 	case v.Live == 0:
 		return "no instance is live; " + v.pending()
 	case h.Frozen != nil:
-		return fmt.Sprintf("frozen by %s: %s", h.Frozen.By, h.Frozen.Why)
+		return fmt.Sprintf("frozen %s; %s", h.Frozen, v.onRelease())
 	case v.HasHead && h.State == fleet.Abort && v.Pointer.Sequence == h.Sequence:
 		again := "held: `push -retry` tries it again"
 		if h.Hold != h.Sequence && h.RetryAt > 0 {
@@ -231,7 +229,7 @@ func (st Status) print(c *console, where string) {
 		c.say("committed  %s  sequence %d", t.Release, t.Sequence)
 	}
 	if f := st.Freeze; f != nil {
-		c.say("frozen     by %s: %s", f.By, f.Why)
+		c.say("frozen     %s", &fleet.Freeze{By: f.By, Why: f.Why, Until: f.Until})
 	}
 	if len(st.Members) == 0 {
 		return

@@ -43,11 +43,11 @@ func TestStatusBeginsWithWhatIsStuck(t *testing.T) {
 		"R2 was aborted: hook; held": with(func(v *view) {
 			v.Head.State, v.Head.Hold, v.Head.Reason, v.Head.CommittedSequence = fleet.Abort, 100, "hook", 90
 		}),
-		"frozen by maria: sale":                      with(func(v *view) { v.Head.Frozen = &fleet.Freeze{By: "maria", Why: "sale"} }),
-		"R3 is published and not rolled out":         with(func(v *view) { v.Pointer.Release, v.Pointer.Sequence = "R3", 101 }),
-		"no instance is live; R2 is published":       with(func(v *view) { v.Live = 0 }),
-		"the table's head is lost: `push -init`":     with(func(v *view) { v.Head, v.HasHead = fleet.Head{}, false }),
-		"the pointer cannot be read: has no numbers": with(func(v *view) { v.Garbage = errors.New("has no numbers") }),
+		"frozen by maria until it is lifted: sale; all 2": with(func(v *view) { v.Head.Frozen = &fleet.Freeze{By: "maria", Why: "sale"} }),
+		"R3 is published and not rolled out":              with(func(v *view) { v.Pointer.Release, v.Pointer.Sequence = "R3", 101 }),
+		"no instance is live; R2 is published":            with(func(v *view) { v.Live = 0 }),
+		"the table's head is lost: `push -init`":          with(func(v *view) { v.Head, v.HasHead = fleet.Head{}, false }),
+		"the pointer cannot be read: has no numbers":      with(func(v *view) { v.Garbage = errors.New("has no numbers") }),
 	}
 	for want, v := range cases {
 		if got := v.summary(); !strings.HasPrefix(got, want) {

@@ -58,7 +58,7 @@ func (b *box) start() {
 	l := fleet.NewLedger(b, scope, b.w.token)
 	l.Parallel = 1
 	b.node = fleet.NewNode(fleet.Options{
-		Scope: scope, Instance: b.id, Group: "web", Rollback: true, Version: "sim", Incarnation: b.w.token(), Ledger: l, Journal: b,
+		Scope: scope, Instance: b.id, Group: "web", Rollback: true, TableDate: b.w.wall, Version: "sim", Incarnation: b.w.token(), Ledger: l, Journal: b,
 		State: b.state, Clock: b, Random: b.w.rng.Float64, PollInterval: 5 * time.Second, PrepareTimeout: 10 * time.Minute, LookAgain: 30 * time.Second,
 		Log: b.w.log.With("box", b.id),
 	})

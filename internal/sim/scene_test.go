@@ -154,7 +154,11 @@ func (s *scene) freeze(on bool) {
 	}
 	s.note("freeze %v", on)
 	if on {
-		s.ask(h, fleet.Item{"frozen": fleet.Item{"by": "sim", "why": "sim", "until": int64(0)}})
+		until := int64(0)
+		if s.chance(0.5) {
+			until = s.wall().Add(s.between(time.Second, 5*time.Minute)).Unix()
+		}
+		s.ask(h, fleet.Item{"frozen": fleet.Item{"by": "sim", "why": "sim", "until": until}})
 		return
 	}
 	s.ask(h, fleet.Item{}, "frozen")

@@ -112,6 +112,9 @@ func (t *truth) headWritten(by sender, h fleet.Head) {
 	if h.Epoch != was.Epoch || h.State != was.State || h.Fence != was.Fence {
 		t.w.note("head by %s: epoch %d %s %s fence %d %s", by.id, h.Epoch, h.State, h.Release, h.Fence, h.Reason)
 	}
+	if f := was.Frozen; f != nil && h.Frozen == nil && !f.Over(t.w.wall().Add(time.Minute)) {
+		t.w.fail("freeze: lifted by %s before its time %d", by.id, f.Until)
+	}
 	if h.Epoch < was.Epoch || h.Fence < was.Fence || h.CommittedSequence < was.CommittedSequence {
 		t.w.fail("I4 order: head went from epoch %d fence %d to %d fence %d", was.Epoch, was.Fence, h.Epoch, h.Fence)
 	}
@@ -169,6 +172,9 @@ func (t *truth) moved(was, h fleet.Head) {
 		t.w.fail("I3 one decision: epoch %d went from %s to %s", h.Epoch, was.State, h.State)
 	}
 	if h.State == fleet.Commit {
+		if was.Frozen != nil && h.Kind != fleet.KindRollback {
+			t.w.fail("freeze: epoch %d committed in a frozen scope", h.Epoch)
+		}
 		t.committed(h)
 	}
 }
