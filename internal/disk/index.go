@@ -281,7 +281,7 @@ func (e *entry) verify(dir folder, rehash bool) (bool, error) {
 			return false, damaged("another time")
 		}
 		if rehash || is.inode != e.inode {
-			if _, err := dir.hash(name, &is, Digest(e.sum.String())); errors.Is(err, ErrContent) {
+			if _, err := dir.hash(name, &is, Digest(e.sum.String())); errors.Is(err, ErrContent) || errors.Is(err, unix.EIO) {
 				return false, damaged("another content")
 			} else if err != nil {
 				return false, err

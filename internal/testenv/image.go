@@ -1,6 +1,7 @@
 package testenv
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -120,6 +121,25 @@ func (i *Image) Boot(t testing.TB, cut string) {
 	}
 	if err := i.mount(); err != nil {
 		t.Fatalf("after a power loss: %v", err)
+	}
+}
+
+// Rot changes contents on the disk, which must be unmounted, behind the filesystem's back: was and is are of one length, and
+// was is replaced wherever it lies. Then the disk is mounted again.
+func (i *Image) Rot(t testing.TB, was, is string) {
+	t.Helper()
+	disk, err := os.ReadFile(i.file())
+	if err == nil && !bytes.Contains(disk, []byte(was)) {
+		err = fmt.Errorf("%q is not on the disk", was)
+	}
+	if err == nil {
+		err = os.WriteFile(i.file(), bytes.ReplaceAll(disk, []byte(was), []byte(is)), 0o600)
+	}
+	if err == nil {
+		err = i.mount()
+	}
+	if err != nil {
+		t.Fatalf("rot: %v", err)
 	}
 }
 
