@@ -21,26 +21,34 @@ type Proxy struct {
 	refuse  bool
 	mute    bool
 	delay   time.Duration
+	rate    int   // bytes of replies a second on each connection; 0: any
+	most    int64 // bytes of replies on a connection, then it is reset; 0: any
 	conns   map[*relay]bool
 	dropped int64
+	passed  int64
 }
 
 // relay is one connection through the proxy.
 type relay struct {
 	client, server *net.TCPConn
-	lossy          bool // bytes of a reply are missing: it must never be used again
+	brought        int64 // bytes of replies since CutAfter
+	lossy          bool  // bytes of a reply are missing: it must never be used again
 }
 
 // NewProxy starts a proxy to target (host:port, or a URL whose host and port count) until the end of
 // the test.
 func NewProxy(t testing.TB, target string) *Proxy {
 	t.Helper()
-	if u, err := url.Parse(target); err == nil && strings.Contains(target, "://") {
-		target = u.Host
-	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal("start proxy:", err)
+	}
+	return serveProxy(t, l, target)
+}
+
+func serveProxy(t testing.TB, l net.Listener, target string) *Proxy {
+	if u, err := url.Parse(target); err == nil && strings.Contains(target, "://") {
+		target = u.Host
 	}
 	p := &Proxy{target: target, listener: l, conns: make(map[*relay]bool)}
 	p.wait.Go(p.accept)
@@ -98,11 +106,35 @@ func (p *Proxy) Delay(d time.Duration) {
 	p.delay = d
 }
 
+// Slow lets replies through at a rate in bytes a second, for each connection.
+func (p *Proxy) Slow(rate int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rate = rate
+}
+
+// CutAfter resets each connection, those that stand too, when it has brought so many more bytes of replies.
+func (p *Proxy) CutAfter(most int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.most = most
+	for r := range p.conns {
+		r.brought = 0
+	}
+}
+
+// Passed is how many bytes of replies have reached clients so far.
+func (p *Proxy) Passed() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.passed
+}
+
 // Restore ends all faults. Connections that lost part of a reply are reset.
 func (p *Proxy) Restore() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.refuse, p.mute, p.delay = false, false, 0
+	p.refuse, p.mute, p.delay, p.rate, p.most = false, false, 0, 0, 0
 	for r := range p.conns {
 		if r.lossy {
 			r.reset()
@@ -197,10 +229,8 @@ func (p *Proxy) replies(r *relay) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := r.server.Read(buf)
-		if n > 0 && !p.swallow(r, n) {
-			if _, err := r.client.Write(buf[:n]); err != nil {
-				break
-			}
+		if n > 0 && !p.swallow(r, n) && !p.pass(r, buf[:n]) {
+			break
 		}
 		if err != nil {
 			if err == io.EOF {
@@ -211,6 +241,31 @@ func (p *Proxy) replies(r *relay) {
 		}
 	}
 	r.reset()
+}
+
+// pass hands a piece of a reply on, as slowly as is asked for, and says whether there may be more.
+func (p *Proxy) pass(r *relay, piece []byte) bool {
+	for len(piece) > 0 {
+		p.mu.Lock()
+		now, wait := piece, time.Duration(0)
+		if p.rate > 0 {
+			now = piece[:min(len(piece), max(p.rate/10, 1))]
+			wait = time.Duration(len(now)) * time.Second / time.Duration(p.rate)
+		}
+		end := p.most > 0 && r.brought+int64(len(now)) > p.most
+		if end {
+			now = now[:p.most-r.brought]
+		}
+		r.brought += int64(len(now))
+		p.passed += int64(len(now))
+		p.mu.Unlock()
+		time.Sleep(wait)
+		if _, err := r.client.Write(now); err != nil || end {
+			return false
+		}
+		piece = piece[len(now):]
+	}
+	return true
 }
 
 // swallow counts n bytes of a reply as lost if replies are to be dropped, and says whether they are.

@@ -135,3 +135,36 @@ func TestMain(m *testing.M) {
 	}
 	testenv.Main(m)
 }
+
+func TestProxyCutsRepliesInTheMiddle(t *testing.T) {
+	p, c, _ := counted(t)
+	p.CutAfter(100_000)
+	if got, err := post(t.Context(), c, p.URL(), make([]byte, 1<<20)); err == nil {
+		t.Errorf("%d bytes came, and no error", len(got))
+	}
+	if n := p.Passed(); n != 100_000 {
+		t.Errorf("%d bytes were let through, want 100000", n)
+	}
+	p.Restore()
+	if _, err := post(t.Context(), c, p.URL(), make([]byte, 1<<20)); err != nil {
+		t.Errorf("after Restore: %v", err)
+	}
+}
+
+func TestProxySlowsReplies(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write(make([]byte, 5_000))
+	}))
+	t.Cleanup(server.Close)
+	p := testenv.NewProxy(t, server.URL)
+	p.Slow(10_000)
+	began := time.Now()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	got, err := post(t.Context(), client, p.URL(), nil)
+	if err != nil || len(got) != 5_000 {
+		t.Fatalf("%d bytes came: %v", len(got), err)
+	}
+	if took := time.Since(began); took < 400*time.Millisecond {
+		t.Errorf("5 kB at 10 kB/s took %v", took)
+	}
+}
