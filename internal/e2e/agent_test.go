@@ -28,6 +28,7 @@ type agent struct {
 	config     string // the settings file
 	systemd    *systemd
 	env, extra []string
+	under      []string // the command is an argument of this one, such as one that enters a network
 }
 
 // newAgent prepares an instance; extra are lines of its settings.
@@ -70,8 +71,9 @@ func (a *agent) environ() []string {
 func (a *agent) start() {
 	t := a.site.t
 	t.Helper()
+	line := append(slices.Clone(a.under), a.site.world.agent, "-config="+a.config)
 	p, err := parts.Start(parts.Command{
-		Name: "agent " + a.id, Path: a.site.world.agent, Args: []string{"-config=" + a.config},
+		Name: "agent " + a.id, Path: line[0], Args: line[1:],
 		Env: a.environ(), Log: filepath.Join(a.dir, "log"),
 	})
 	check(t, err)

@@ -115,15 +115,21 @@ func (a *agent) awaitDeath() {
 	}
 }
 
-// large is the number from which on versions are so large that what is new fills packs.
-const large = 1000
+// From the number large on versions are so large that what is new fills packs; from small on they are small.
+const (
+	small = 500
+	large = 1000
+)
 
 // contents is the tree of a version. What is in it tells which one it is, one file is the same in all, and one is of a size.
 func contents(version int) map[string]string {
 	noise := rand.NewChaCha8([32]byte{byte(version), byte(version >> 8)})
 	blob := make([]byte, 96<<10)
-	if version >= large {
+	switch {
+	case version >= large:
 		blob = make([]byte, 18<<20)
+	case version >= small:
+		blob = blob[:4<<10]
 	}
 	_, _ = noise.Read(blob)
 	return map[string]string{
