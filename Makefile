@@ -26,6 +26,7 @@ TAG             = $(shell git describe --tags --match 'v[0-9]*' --dirty=.dirty 2
 UNTAGGED        = 0.0.0+$(shell git log -1 --date=format-local:%Y%m%d%H%M%S --format=%cd.%h 2>/dev/null || echo 0)
 PACKAGE_VERSION = $(or $(TAG),$(UNTAGGED))
 PACKAGE_ARCHS  ?= amd64 arm64
+DIST           ?= dist
 
 .DELETE_ON_ERROR:
 .PHONY: help tools machine build package test simulate lint demo clean
@@ -41,13 +42,15 @@ machine: # the Debian packages, or a list of what is missing; checks Go
 build: ## dist/agent and dist/push
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o dist/ ./cmd/...
 
-package: build $(TOOLS)/nfpm-$(NFPM) ## .deb and .rpm for PACKAGE_ARCHS, in dist
-	packaging/man dist/man
+package: $(TOOLS)/nfpm-$(NFPM) ## .deb and .rpm for PACKAGE_ARCHS, in dist
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(DIST)/ ./cmd/...
+	packaging/man $(DIST)
 	set -e; for arch in $(PACKAGE_ARCHS); do \
-		CGO_ENABLED=0 GOARCH=$$arch go build -trimpath -ldflags '$(LDFLAGS)' -o dist/linux-$$arch/ ./cmd/...; \
+		CGO_ENABLED=0 GOARCH=$$arch go build -trimpath -ldflags '$(LDFLAGS)' -o $(DIST)/linux-$$arch/ ./cmd/...; \
 		for kind in deb rpm; do \
-			ARCH=$$arch PACKAGE_VERSION=$(PACKAGE_VERSION) SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) \
-				$(TOOLS)/bin/nfpm package --config packaging/nfpm.yaml --packager $$kind --target dist/; \
+			ARCH=$$arch DIST=$(DIST) PACKAGE_VERSION=$(PACKAGE_VERSION) \
+				SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) \
+				$(TOOLS)/bin/nfpm package --config packaging/nfpm.yaml --packager $$kind --target $(DIST)/; \
 		done; \
 	done
 

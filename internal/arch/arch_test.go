@@ -58,6 +58,7 @@ var layers = map[string]struct {
 
 	"internal/arch":          {nil, "the rules are about all packages and belong to none"},
 	"internal/e2e":           {nil, "the built commands are tested from outside"},
+	"internal/systemtest":    {nil, "a booted fleet is tested from outside"},
 	"internal/sim":           {nil, "the simulation is made of tests, and shipped code must not lean on it"},
 	"internal/demo":          {[]string{"internal/testenv/parts"}, "the demo shows the built commands as a user runs them, from outside"},
 	"internal/testenv":       {[]string{"internal/testenv/parts"}, "the parts of tests must be usable from every package's tests"},

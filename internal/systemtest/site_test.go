@@ -1,0 +1,299 @@
+//go:build system
+
+package systemtest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"s3pulldeploy/internal/testenv"
+	"s3pulldeploy/internal/testenv/parts"
+)
+
+const (
+	site       = "wordpress"
+	siteHost   = "wp.example.test"
+	wordpress  = "/usr/share/wordpress" // Debian's package
+	dbPassword = "a password that no log may show"
+)
+
+// world is the fleet and what it works with.
+type world struct {
+	t        *testing.T
+	root     string // of the module
+	dir      string // of the test: the developer's settings, uploads, machines
+	net      *network
+	s3       testenv.S3Server
+	dynamodb string
+	push     string   // the command
+	image    []string // lower trees of the machines
+	machines []*machine
+	uploads  string // what EFS would be
+}
+
+// outcome is what `push -json` prints of a rollout.
+type outcome struct {
+	Release  string `json:"release"`
+	Outcome  string `json:"outcome"`
+	Reason   string `json:"reason"`
+	Members  int    `json:"members"`
+	Excluded int    `json:"excluded"`
+	LiveMS   int64  `json:"live_ms"`
+}
+
+func newWorld(t *testing.T, root, deb, push string) *world {
+	dir, err := os.MkdirTemp("", "systemtest-") // open for the web user of the machines, unlike the test's own
+	check(t, err)
+	check(t, os.Chmod(dir, 0o755))
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	w := &world{
+		t: t, root: root, dir: dir, push: push, uploads: filepath.Join(dir, "uploads"),
+		s3: testenv.S3(t), dynamodb: testenv.DynamoDB(t), image: image(t, root, deb), net: newNetwork(t),
+	}
+	check(t, os.Mkdir(w.uploads, 0o777))
+	check(t, os.Chmod(w.uploads, 0o777)) // www-data is another number in Debian's every version
+	w.net.pass(awsIP+":9000", "tcp", strings.TrimPrefix(w.s3.Endpoint, "http://"))
+	w.net.pass(awsIP+":8000", "tcp", strings.TrimPrefix(w.dynamodb, "http://"))
+	w.net.pass(dbIP+":3306", "unix", w.database())
+	check(t, os.WriteFile(w.config(), []byte(w.settings(w.s3.Endpoint, w.dynamodb)), 0o644))
+	w.run("-init")
+	return w
+}
+
+// database starts MariaDB with an empty database for WordPress, and returns its socket.
+func (w *world) database() string {
+	w.t.Helper()
+	data, socket := filepath.Join(w.dir, "db"), filepath.Join(w.dir, "db.sock")
+	run(w.t, "mariadb-install-db", "--no-defaults", "--user=root", "--datadir="+data, "--skip-test-db")
+	sql := filepath.Join(w.dir, "db.sql")
+	// One statement a line, or the server takes none.
+	check(w.t, os.WriteFile(sql, []byte("CREATE DATABASE wordpress;\nCREATE USER wordpress@localhost IDENTIFIED BY '"+dbPassword+
+		"';\nGRANT ALL ON wordpress.* TO wordpress@localhost;\n"), 0o600))
+	p, err := parts.Start(parts.Command{
+		Name: "mariadbd", Path: "/usr/sbin/mariadbd", Log: filepath.Join(w.dir, "db.log"),
+		Args: []string{"--no-defaults", "--user=root", "--skip-networking", "--datadir=" + data, "--socket=" + socket, "--init-file=" + sql},
+	})
+	check(w.t, err)
+	w.t.Cleanup(func() { _ = p.Stop(30 * time.Second) })
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	check(w.t, p.Await(ctx, func(context.Context) error { _, err := os.Stat(socket); return err }))
+	return socket
+}
+
+func (w *world) config() string { return filepath.Join(w.dir, "push.yml") }
+
+// settings are the lines that the developer and the machines share; they reach the services by different addresses.
+func (w *world) settings(s3, dynamodb string) string {
+	return fmt.Sprintf("site: %s\nbucket: system-test\nregion: %s\nlayout: packed\nendpoints: {s3: %q, dynamodb: %q}\n",
+		site, parts.Region, s3, dynamodb)
+}
+
+// machineSettings are those of examples/wordpress but for where the services are, and the pace.
+func (w *world) machineSettings() string {
+	text, err := os.ReadFile(filepath.Join(w.root, "examples/wordpress/config.yml"))
+	check(w.t, err)
+	_, agent, ok := strings.Cut(string(text), "# on the instances\n")
+	if !ok {
+		w.t.Fatal("examples/wordpress/config.yml has no part for the instances")
+	}
+	agent = strings.ReplaceAll(agent, "promo.example.com", siteHost)
+	// Uploads are seen by all machines at once: a file there makes the next rollout slow.
+	return w.settings("http://"+awsIP+":9000", "http://"+awsIP+":8000") + agent +
+		"poll_interval: 1s\npointer_interval: 5s\nhooks: {before_flip: \"test ! -e /srv/uploads/slow || sleep 20\"}\n"
+}
+
+// boot makes a machine of the image, gives it the settings that user data would, and boots it.
+func (w *world) boot() *machine {
+	w.t.Helper()
+	n := len(w.machines) + 1
+	name := fmt.Sprintf("web-%d", n)
+	dir := filepath.Join(w.dir, name)
+	m := &machine{
+		t: w.t, name: name, ip: fmt.Sprintf("10.87.0.%d", 10+n), uploads: w.uploads, log: filepath.Join(w.dir, name+".log"),
+	}
+	m.netns = w.net.plug(name, m.ip)
+	m.tree = overlay(w.t, dir, w.image...)
+	w.t.Cleanup(m.stop)
+	m.write("/etc/hostname", name+"\n")
+	m.write("/etc/s3-pull-deploy/"+site+".yml", w.machineSettings())
+	var env strings.Builder
+	for k, v := range parts.Credentials() {
+		fmt.Fprintf(&env, "%s=%s\n", k, v)
+	}
+	m.write("/etc/s3-pull-deploy/"+site+".env", env.String())
+	m.write("/etc/php/8.2/fpm/pool.d/site.conf", fmt.Sprintf("[www]\nenv[DB_HOST] = %s\nenv[DB_NAME] = wordpress\n"+
+		"env[DB_USER] = wordpress\nenv[DB_PASSWORD] = \"%s\"\nenv[WP_HOME] = http://%s\nenv[WP_SECRET] = \"the same on every instance\"\n",
+		dbIP, dbPassword, siteHost))
+	check(w.t, os.MkdirAll(filepath.Join(m.tree, "var/log/journal"), 0o755)) // kept, to be read from here
+	run(w.t, "systemctl", "--root="+m.tree, "enable", "s3-pull-deploy-agent@"+site, "s3-pull-deploy-gate@"+site, "nginx", "php8.2-fpm")
+	m.start()
+	w.machines = append(w.machines, m)
+	return m
+}
+
+func (m *machine) write(path, text string) {
+	m.t.Helper()
+	check(m.t, os.WriteFile(filepath.Join(m.tree, path), []byte(text), 0o600))
+}
+
+// app is WordPress with the example's files on it, as a developer has it, whose pages say a version.
+func (w *world) app(version string) string {
+	w.t.Helper()
+	dir := filepath.Join(w.dir, "app")
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(wordpress); err != nil {
+			testenv.LeaveOut(w.t, fmt.Sprintf("WordPress: %v", err))
+		}
+		run(w.t, "cp", "--recursive", "--dereference", wordpress, dir) // Debian's links lead out of the tree
+		run(w.t, "cp", "--recursive", filepath.Join(w.root, "examples/wordpress")+"/.", dir)
+	}
+	page := filepath.Join(dir, "wp-content/mu-plugins/version.php")
+	check(w.t, os.WriteFile(page, []byte("<?php add_action('wp_head', fn () => print('<meta name=\"version\" content=\""+version+"\">'));\n"), 0o644))
+	return dir
+}
+
+// command is push with arguments, as a developer calls it.
+func (w *world) command(args ...string) *exec.Cmd {
+	cmd := exec.Command(w.push, append([]string{"-config=" + w.config()}, args...)...)
+	cmd.Env = append(parts.Environ(), "XDG_CACHE_HOME="+filepath.Join(w.dir, "cache"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+// run runs push, shows what it tells people and returns what it tells programs.
+func (w *world) run(args ...string) []byte {
+	w.t.Helper()
+	out, err := w.tryRun(args...)
+	check(w.t, err)
+	return out
+}
+
+func (w *world) tryRun(args ...string) ([]byte, error) {
+	cmd := w.command(args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	w.t.Logf("push %s\n%s", strings.Join(args, " "), strings.TrimSpace(stderr.String()))
+	if err != nil {
+		err = fmt.Errorf("push %s: %w\n%s%s", strings.Join(args, " "), err, stdout.String(), stderr.String())
+	}
+	return stdout.Bytes(), err
+}
+
+// rollout runs a verb that must end with the release live everywhere, but for so many machines.
+func (w *world) rollout(excluded int, verb ...string) outcome {
+	w.t.Helper()
+	var out outcome
+	check(w.t, json.Unmarshal(w.run(append(verb, "-json")...), &out))
+	if out.Outcome != "done" || out.Excluded != excluded {
+		w.t.Fatalf("push %s: %+v, want done with %d excluded", verb[0], out, excluded)
+	}
+	return out
+}
+
+// start is rollout in the background; its end comes through the function that it returns.
+func (w *world) start(verb ...string) (wait func() outcome) {
+	type result struct {
+		text []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		text, err := w.tryRun(append(verb, "-json")...)
+		done <- result{text, err}
+	}()
+	return func() outcome {
+		w.t.Helper()
+		r := <-done
+		check(w.t, r.err)
+		var out outcome
+		check(w.t, json.Unmarshal(r.text, &out))
+		return out
+	}
+}
+
+// head is the table's head as `push -status` shows it.
+func (w *world) head() (state, release string, err error) {
+	text, err := w.command("-status", "-json").Output()
+	if err != nil {
+		return "", "", fmt.Errorf("push -status: %w", err)
+	}
+	var s struct {
+		Head struct{ State, Release string }
+	}
+	err = json.Unmarshal(text, &s)
+	return s.Head.State, s.Head.Release, err
+}
+
+// inService waits until the agents of machines are ready.
+func (w *world) inService(machines ...*machine) {
+	w.t.Helper()
+	for _, m := range machines {
+		eventually(w.t, 2*time.Minute, m.name+" in service", func() error {
+			state, err := m.property("s3-pull-deploy-agent@"+site, "ActiveState")
+			if err == nil && state != "active" {
+				status, _ := m.property("s3-pull-deploy-agent@"+site, "StatusText")
+				err = fmt.Errorf("%s: %s", state, status)
+			}
+			return err
+		})
+	}
+}
+
+// serves waits until every one of machines answers with the release and the version, over the way that users take.
+func (w *world) serves(release, version string, machines ...*machine) {
+	w.t.Helper()
+	c := w.net.visitor()
+	for _, m := range machines {
+		eventually(w.t, time.Minute, m.name+" serves "+release, func() error {
+			p, err := w.net.get(c, m.ip, "/")
+			switch {
+			case err != nil:
+				return err
+			case p.status != http.StatusOK || p.release != release ||
+				!strings.Contains(p.body, `content="release `+release+`"`) || !strings.Contains(p.body, `content="`+version+`"`):
+				return fmt.Errorf("status %d, release %q: %.300s", p.status, p.release, p.body)
+			}
+			if p, err = w.net.get(c, m.ip, "/_deploy/health"); err == nil && p.status != http.StatusOK {
+				err = fmt.Errorf("health %d: %s", p.status, p.body)
+			}
+			return err
+		})
+	}
+}
+
+// install is what WordPress asks a new owner for in the browser, on one machine.
+func (w *world) install(m *machine) {
+	w.t.Helper()
+	form := url.Values{
+		"weblog_title": {"A fleet"}, "user_name": {"maria"}, "admin_password": {"longer-than-long"}, "admin_password2": {"longer-than-long"},
+		"pw_weak": {"1"}, "admin_email": {"maria@example.test"}, "blog_public": {"0"}, "language": {""},
+	}
+	req, err := http.NewRequest(http.MethodPost, "http://"+m.ip+"/wp-admin/install.php?step=2", strings.NewReader(form.Encode()))
+	check(w.t, err)
+	req.Host = siteHost
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	resp, err := w.net.visitor().Do(req)
+	check(w.t, err)
+	defer resp.Body.Close()
+	var body bytes.Buffer
+	_, err = body.ReadFrom(resp.Body)
+	check(w.t, err)
+	if !strings.Contains(body.String(), "WordPress has been installed") {
+		w.t.Fatalf("install WordPress: %s: %s", resp.Status, body.String())
+	}
+}
