@@ -75,7 +75,7 @@ func overlay(t *testing.T, dir string, lower ...string) string {
 }
 
 // inTree runs a command in a tree that is not booted, as root and on this machine's network, and returns what it printed. env are
-// NAME=value, binds are paths of this machine as source:destination, read-only when the destination is not apt's.
+// NAME=value, binds are paths of this machine as source:destination.
 func inTree(t *testing.T, tree string, env, binds []string, command ...string) string {
 	t.Helper()
 	args := []string{
