@@ -29,10 +29,10 @@ PACKAGE_ARCHS  ?= amd64 arm64
 DIST           ?= dist
 
 .DELETE_ON_ERROR:
-.PHONY: help tools machine build package test simulate lint demo clean
+.PHONY: help tools machine build package test test-system simulate lint demo clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 tools: machine $(STAMPS) ## install what tests, lint and demo need
 
@@ -59,15 +59,21 @@ test: tools ## all tests, with the race detector and the real parts, as root; no
 	go test -count=1 -tags failpoints ./internal/failpoint
 	go test -count=1 -tags weakened -timeout 10m -run TestEachWeakenedRuleIsCaught ./internal/sim
 
+test-system: tools ## a booted fleet of Debian machines, from the image's scripts to removal; as root, some minutes
+	S3PULLDEPLOY_REQUIRE_PARTS=1 .ci/root go test -tags system -count=1 -v -timeout 15m ./internal/systemtest
+
 simulate: ## the protocol under SEEDS seeded runs of faults, from FIRST on
 	go test -count=1 -timeout 0 -run TestSimulate ./internal/sim -v -seeds=$(SEEDS) -first=$(FIRST)
 
-lint: tools ## format, vet, staticcheck, shellcheck, go.mod, import rules
+lint: tools ## format, vet, staticcheck, shellcheck, units, image template, go.mod, import rules
 	@files=$$($(TOOLS)/bin/gofumpt -l .); [ -z "$$files" ] || { echo "gofumpt would change:"; echo "$$files"; exit 1; }
 	go vet ./...
 	$(TOOLS)/bin/staticcheck ./...
 	shellcheck $(SCRIPTS)
+	go vet -tags system ./internal/systemtest
+	$(TOOLS)/bin/staticcheck -tags system ./internal/systemtest
 	.ci/units
+	.ci/packer
 	go mod tidy -diff
 	go test ./internal/arch
 

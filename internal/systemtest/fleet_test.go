@@ -12,11 +12,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"s3pulldeploy/internal/testenv"
 )
-
-func TestMain(m *testing.M) { testenv.Main(m) }
 
 // TestFleetKeepsServingThroughItsLife is one story; each part goes on from the one before.
 func TestFleetKeepsServingThroughItsLife(t *testing.T) {
@@ -30,10 +26,9 @@ func TestFleetKeepsServingThroughItsLife(t *testing.T) {
 	var w *world
 	var newer string
 	part("two packages, an image, servers", func() {
-		dist := t.TempDir()
-		old := buildPackage(t, root, filepath.Join(dist, "1"), "1.0.1")
-		newer = buildPackage(t, root, filepath.Join(dist, "2"), "1.0.2")
-		w = newWorld(t, root, old, filepath.Join(dist, "1", "push"))
+		newer = packageFile(t, "deb", newVersion)
+		old := packageFile(t, "deb", oldVersion)
+		w = newWorld(t, root, old, filepath.Join(filepath.Dir(old), "push"))
 	})
 	defer func() { // before the machines go
 		if t.Failed() {
@@ -176,7 +171,7 @@ func (w *world) upgradeInTheMiddle(deb string) outcome {
 	_, old, err := w.head()
 	check(w.t, err)
 	m := w.machines[0]
-	check(w.t, os.Link(deb, filepath.Join(w.uploads, "newer.deb"))) // a way into the machine
+	run(w.t, "cp", deb, filepath.Join(w.uploads, "newer.deb")) // a way into the machine
 	var wait func() outcome
 	visits := w.visit(m)
 	w.slowly(func() {
@@ -201,7 +196,7 @@ func (w *world) upgradeInTheMiddle(deb string) outcome {
 	if n, bad := visits(); len(bad) > 0 || n == 0 {
 		w.t.Errorf("%d of %d visits failed: %s", len(bad), n, strings.Join(bad, "; "))
 	}
-	if v := m.sh("s3-pull-deploy-agent -version"); !strings.Contains(v, "1.0.2") {
+	if v := m.sh("s3-pull-deploy-agent -version"); !strings.Contains(v, newVersion) {
 		w.t.Errorf("version after the upgrade: %s", v)
 	}
 	return out

@@ -4,12 +4,10 @@ package systemtest
 
 import (
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -120,18 +118,6 @@ func image(t *testing.T, root, deb string) []string {
 		}
 	}
 	return []string{filepath.Join(dir, "upper"), base}
-}
-
-// buildPackage makes the .deb and .rpm of this tree as `make package` does, with a version of its own, and returns the .deb.
-func buildPackage(t *testing.T, root, dir, version string) string {
-	t.Helper()
-	run(t, "make", "--silent", "--directory="+root, "package", "DIST="+dir, "VERSION="+version, "PACKAGE_VERSION="+version,
-		"PACKAGE_ARCHS="+runtime.GOARCH)
-	deb := filepath.Join(dir, "s3-pull-deploy_"+version+"_"+runtime.GOARCH+".deb")
-	if _, err := os.Stat(deb); err != nil {
-		t.Fatal(errors.Join(errors.New("make package made no .deb"), err))
-	}
-	return deb
 }
 
 func lastLines(text string, n int) string {
