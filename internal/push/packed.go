@@ -87,11 +87,18 @@ func (s *session) deliver(ctx context.Context, p *parcel, v view, began time.Tim
 		return uploadError(p.id, err)
 	}
 	r.Release, r.UploadedBytes = p.id, p.site.store.Counts().Sent-sent
-	// By the wall clock: a laptop that slept all night is late too.
-	if took := time.Now().Round(0).Sub(p.looked.Round(0)); took > store.PushTime {
-		return advise(fmt.Errorf("upload release %q: it took %s: what it builds on may be gone", p.id, span(took)), "push again")
+	if err := p.inTime(); err != nil {
+		return err
 	}
 	return s.rollOut(ctx, p.site, v, p.pointer, r)
+}
+
+// inTime fails when what the release builds on may be gone. By the wall clock: a laptop that slept all night is late too.
+func (p *parcel) inTime() error {
+	if took := time.Now().Round(0).Sub(p.looked.Round(0)); took > p.site.store.PushTime() {
+		return advise(fmt.Errorf("upload release %q: it took %s: what it builds on may be gone", p.id, span(took)), "push again")
+	}
+	return nil
 }
 
 // compare finds out what of the tree is not in the bucket.
@@ -200,7 +207,7 @@ func (s *session) sayPlan(p *parcel) {
 
 // send puts everything into the bucket but the pointer, which it makes.
 func (s *session) send(ctx context.Context, p *parcel) error {
-	ctx, cancel := context.WithTimeout(ctx, store.PushTime)
+	ctx, cancel := context.WithTimeout(ctx, p.site.store.PushTime())
 	defer cancel()
 	if err := waitUntil(ctx, p.at); err != nil {
 		return err
@@ -277,6 +284,9 @@ func (s *session) describe(ctx context.Context, p *parcel, m *release.Manifest, 
 			}
 			p.pointer.Delta = &release.Delta{Parent: p.before, Content: contentOf(delta)}
 		}
+	}
+	if err := p.inTime(); err != nil { // later pushes build on every manifest that is there
+		return err
 	}
 	if err := failpoint.Hit("PU2"); err != nil {
 		return err

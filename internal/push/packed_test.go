@@ -401,7 +401,7 @@ func TestAPackTooOldToRelyOnIsWrittenAgain(t *testing.T) {
 		t.Fatalf("packs %q, %v", packs, err)
 	}
 	// As a push left it that never came to its manifest.
-	then := time.Now().Add(-store.PushTime - time.Hour)
+	then := time.Now().Add(-store.Grace/2 - time.Hour)
 	if err := errors.Join(os.RemoveAll(filepath.Join(r.bucket, "shop/m")), os.Remove(filepath.Join(r.bucket, "shop/latest-deploy")),
 		os.Chtimes(packs[0], then, then)); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -38,8 +39,9 @@ type packing struct {
 	plain, stored, sent atomic.Int64 // bytes: of built frames before and after, of packs on their way
 	standing            func() (map[string]store.Stored, error)
 
-	mu  sync.Mutex
-	old []release.Sum // packs that were there, too old to rely on, and were written again
+	mu      sync.Mutex
+	renewed []release.Sum // packs that were there, too old to rely on, and were written again
+	last    time.Time     // when the last of them was
 }
 
 // frame is one of the plan on its way from a builder to the packer.
@@ -63,7 +65,7 @@ func standingPacks(ctx context.Context, s *store.Store) (map[string]store.Stored
 	}
 	packs := make(map[string]store.Stored, len(inventory.Objects))
 	for _, o := range inventory.Objects {
-		if inventory.Age(o) > store.PushTime {
+		if inventory.Age(o) > s.PushTime() {
 			o.Size = 0
 		}
 		packs[o.Key] = o
@@ -231,23 +233,30 @@ func (p *packing) upload(ctx context.Context, pack *release.Pack) error {
 		p.sent.Add(size)
 		return nil
 	}
-	if there {
-		p.mu.Lock()
-		p.old = append(p.old, pack.Sum)
-		p.mu.Unlock()
-	}
-	ctx = store.WithProgress(ctx, func(n int64) { p.sent.Add(n) })
 	if err := failpoint.Hit("PU1"); err != nil {
 		return err
 	}
+	ctx = store.WithProgress(ctx, func(n int64) { p.sent.Add(n) })
 	err = p.store.PutPack(ctx, pack.Sum, bytes.NewReader(pack.Data), size)
 	failpoint.Landed("PU1")
+	if err == nil && there {
+		p.mu.Lock()
+		p.renewed, p.last = append(p.renewed, pack.Sum), time.Now()
+		p.mu.Unlock()
+	}
 	return err
 }
 
-// recheck makes sure that the packs that were written again were not deleted in the same moment.
+// recheck makes sure that the packs that were written again stay: a clean-up that had looked at them before may still have
+// deleted them for a moment afterwards.
 func (p *packing) recheck(ctx context.Context) error {
-	for _, sum := range p.old {
+	if len(p.renewed) == 0 {
+		return nil
+	}
+	if err := waitUntil(ctx, p.last.Add(store.DeleteTime)); err != nil {
+		return err
+	}
+	for _, sum := range p.renewed {
 		if _, err := p.store.HasPack(ctx, sum); err != nil {
 			return advise(err, "push again: what was uploaded is not uploaded again")
 		}

@@ -20,8 +20,8 @@ import (
 // tombstoneMagic is a tombstone's first line. A manifest begins with the magic of zstd.
 const tombstoneMagic = "s3pdtomb1"
 
-// deleteTime is how long a deletion may take, its last look at the object included.
-const deleteTime = time.Minute
+// DeleteTime is how long a deletion may take, from its last look at the object on.
+const DeleteTime = 5 * time.Second
 
 // Found is what stands where a release's manifest belongs.
 type Found struct {
@@ -102,8 +102,13 @@ func (s *Store) bury(ctx context.Context, manifest Stored, text []byte) error {
 	if manifest.Release == "" || manifest.Key != manifestKey(manifest.Release) || manifest.ETag == "" {
 		return fmt.Errorf("%q is no manifest that was listed", manifest.Key)
 	}
-	u := s.outgoing(manifest.Key, bytes.NewReader(text), int64(len(text)), sha256.Sum256(text))
-	err := s.put(ctx, u, &s3.PutObjectInput{IfMatch: quoted(manifest.ETag)})
+	return s.replace(ctx, manifest, text)
+}
+
+// replace writes an object in place of the one that was found. The same bytes already there are a success.
+func (s *Store) replace(ctx context.Context, o Stored, text []byte) error {
+	u := s.outgoing(o.Key, bytes.NewReader(text), int64(len(text)), sha256.Sum256(text))
+	err := s.put(ctx, u, &s3.PutObjectInput{IfMatch: quoted(o.ETag)})
 	if err == nil || !unclear(err) || ctx.Err() != nil {
 		return err
 	}
@@ -114,19 +119,50 @@ func (s *Store) bury(ctx context.Context, manifest Stored, text []byte) error {
 	return err
 }
 
+// DropPlain drops a release of the plain layout: a tombstone is put where a manifest would be. It fails with ErrExists
+// where there is one; a tombstone of such a release already there is a success.
+func (s *Store) DropPlain(ctx context.Context, id release.ID) error {
+	text := tombstone(nil)
+	if _, err := s.create(ctx, s.outgoing(manifestKey(id), bytes.NewReader(text), int64(len(text)), sha256.Sum256(text))); err != nil {
+		return fmt.Errorf("drop release %q: %w", id, err)
+	}
+	return nil
+}
+
+// Restore takes back that a release was dropped a moment ago: its manifest comes in place of the tombstone; with none, in
+// the plain layout, the tombstone goes. Where there is no tombstone there is nothing to do. After [Store.PushTime] it is too
+// late, ErrNotFound: what the release was made of may be gone.
+func (s *Store) Restore(ctx context.Context, id release.ID, manifest []byte) error {
+	found, now, err := s.find(ctx, id)
+	switch {
+	case err == nil && !found.Dropped, errors.Is(err, ErrNotFound) && manifest == nil:
+		return nil
+	case err == nil && age(now, &found.Stored.Modified) > s.PushTime():
+		err = fmt.Errorf("it was dropped too long ago: contents are %w", ErrNotFound)
+	case err == nil && manifest != nil:
+		err = s.replace(ctx, found.Stored, manifest)
+	case err == nil:
+		err = s.erase(ctx, found.Stored)
+	}
+	if err != nil {
+		return fmt.Errorf("restore release %q: %w", id, err)
+	}
+	return nil
+}
+
 // Delete removes a pack, a delta or a tombstone that the caller found to be referenced by no manifest. It is the
 // last of several guards: the object must still be the one that was listed (else ErrChanged), it must be older than
 // [Grace] by S3's own clock (else ErrYoung), what stands for a release must be a tombstone (else ErrExists). No
 // other object can be named. One that is gone is a success.
 //
 // A pack that a push renews has the same ETag as before, so between the last look and the deletion nothing guards
-// it. That is a minute at most (else ErrUnavailable); [Store.HasPack] right before the pointer finds it out.
+// it. That is [DeleteTime] at most (else ErrUnavailable): a push that renewed a pack looks at it again when that is over.
 func (s *Store) Delete(caller context.Context, o Stored) error {
-	ctx, cancel := context.WithTimeout(caller, deleteTime)
+	ctx, cancel := context.WithTimeout(caller, DeleteTime)
 	defer cancel()
 	err := s.remove(ctx, o)
 	if errors.Is(err, context.DeadlineExceeded) && caller.Err() == nil {
-		err = fmt.Errorf("%w: not done after %s", ErrUnavailable, deleteTime)
+		err = fmt.Errorf("%w: not done after %s", ErrUnavailable, DeleteTime)
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return fmt.Errorf("delete %q: %w", o.Key, err)
@@ -142,23 +178,31 @@ func (s *Store) remove(ctx context.Context, o Stored) error {
 	if err != nil {
 		return err
 	}
+	if err := s.erase(ctx, o); err != nil {
+		return err
+	}
+	s.log.Info("deleted", "object", s.base+o.Key, "size", o.Size, "written", o.Modified, "now", now)
+	return nil
+}
+
+// erase deletes an object on the condition that it is the one that was found. One that is gone is a success.
+func (s *Store) erase(ctx context.Context, o Stored) error {
 	in := &s3.DeleteObjectInput{Bucket: &s.bucket, Key: aws.String(s.base + o.Key), IfMatch: quoted(o.ETag)}
-	_, err = s.client.DeleteObject(ctx, in)
+	_, err := s.client.DeleteObject(ctx, in)
 	if err = explained(ctx, err); errors.Is(err, errUnsupported) {
-		in.IfMatch = nil // an older server: what guard saw a moment ago has to do
+		in.IfMatch = nil // an older server: what was seen a moment ago has to do
 		_, err = s.client.DeleteObject(ctx, in)
 		err = explained(ctx, err)
-	}
-	if err == nil {
-		s.log.Info("deleted", "object", s.base+o.Key, "size", o.Size, "written", o.Modified, "now", now)
-		return nil
 	}
 	if errors.Is(err, ErrChanged) { // or a retry that met its own success
 		if _, _, gone := s.head(ctx, o.Key); errors.Is(gone, ErrNotFound) {
 			return nil
 		}
 	}
-	return fmt.Errorf("delete object: %w", err)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("delete object: %w", err)
+	}
+	return nil
 }
 
 // guard refuses what must not be deleted, as it stands now.
@@ -181,10 +225,16 @@ func (s *Store) guard(ctx context.Context, o Stored) (now time.Time, err error) 
 		return now, ErrChanged
 	case now.IsZero():
 		return now, fmt.Errorf("%w, as S3 does not say what time it is", ErrYoung)
-	case now.Sub(is.Modified) <= Grace:
-		return now, fmt.Errorf("%w: written %s ago, deletable after %s", ErrYoung, now.Sub(is.Modified).Round(time.Second), Grace)
 	}
-	return now, nil
+	return now, s.old(now, is.Modified)
+}
+
+// old fails with ErrYoung unless an object of this time is older than the grace.
+func (s *Store) old(now, modified time.Time) error {
+	if age := now.Sub(modified); age <= s.grace {
+		return fmt.Errorf("%w: written %s ago, deletable after %s", ErrYoung, age.Round(time.Second), s.grace)
+	}
+	return nil
 }
 
 // explained is explain for requests that may have worked.

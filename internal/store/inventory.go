@@ -13,14 +13,15 @@ import (
 	"s3pulldeploy/internal/release"
 )
 
-// How long what nobody references is safe, by S3's clock.
-const (
-	// Grace is how old a tombstone, and everything that no manifest names, must be to be deleted.
-	Grace = 24 * time.Hour
-	// PushTime is how long a push may take from its first look at manifests and packs to the pointer. It may
-	// rely on what it saw that was referenced, or younger than this: such an object outlives the push.
-	PushTime = Grace / 2
-)
+// Grace is how old, by S3's clock, a tombstone and everything that no manifest names must be to be deleted.
+const Grace = 24 * time.Hour
+
+// Grace is how old what nobody needs must be to be deleted: the constant, but in tests.
+func (s *Store) Grace() time.Duration { return s.grace }
+
+// PushTime is how long a push may take from its first look at manifests and packs to the pointer: half of the grace. It
+// may rely on what it saw that was referenced, or younger than this: such an object outlives the push.
+func (s *Store) PushTime() time.Duration { return s.grace / 2 }
 
 // Stored is an object of the packed layout as it was listed.
 type Stored struct {
@@ -54,7 +55,7 @@ func (s *Store) Manifests(ctx context.Context) (Inventory, error) { return s.inv
 func (s *Store) Deltas(ctx context.Context) (Inventory, error) { return s.inventory(ctx, "d/") }
 
 // Packs lists the packs, whoever references them. A push need not send one that has its size and an age of at most
-// [PushTime], or that a manifest references; all others go to [Store.PutPack].
+// [Store.PushTime], or that a manifest references; all others go to [Store.PutPack].
 func (s *Store) Packs(ctx context.Context) (Inventory, error) { return s.inventory(ctx, "p/") }
 
 // inventory lists one of the layout's folders, complete or not at all. Objects whose names are not of the layout are

@@ -68,7 +68,7 @@ func (s *Store) putBytes(ctx context.Context, key string, object []byte) error {
 // what was sent of this one object: who has a slow uplink makes packs small.
 //
 // The same bytes already there are a success, so an interrupted push can be run again; if they are older than
-// [PushTime] they are written once more, so that they are not deleted as left over while the push still runs.
+// [Store.PushTime] they are written once more, so that they are not deleted as left over while the push still runs.
 // Other bytes are ErrExists.
 func (s *Store) PutPack(ctx context.Context, sum release.Sum, body io.ReadSeeker, size int64) error {
 	src := release.Source{Pack: sum}
@@ -91,7 +91,7 @@ func (s *Store) putLasting(ctx context.Context, key string, body io.ReadSeeker, 
 	u := s.outgoing(key, body, size, sum)
 	for tries := 1; ; tries++ {
 		old, err := s.create(ctx, u)
-		if err != nil || old == nil || old.age <= PushTime {
+		if err != nil || old == nil || old.age <= s.PushTime() {
 			return err
 		}
 		meterOf(ctx).add(-size) // it is sent after all

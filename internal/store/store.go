@@ -17,13 +17,18 @@
 // that no pointer names; a push that runs again finds them and goes on. A pack on a cut connection is sent again,
 // and nothing else.
 //
-// Dropping. A manifest is replaced, under the condition that it is still the one that was listed, by a
-// tombstone: the line "s3pdtomb1" and a line for each key of a pack or delta that the release was made
-// of. A pack or delta may be deleted when no manifest references it, every tombstone that names it and the object
-// itself are older than [Grace], which is twice [PushTime]. That makes a push safe that began before the drop
-// and relies on what it then saw: it ends within PushTime. What it finds and nothing references, it relies on
-// only while that is younger than PushTime; older packs are written anew, which makes them young. Every age is the
-// difference of two times of S3's. Nothing else is ever deleted, and the pointer cannot be.
+// Dropping. Where a release's manifest stands, or would stand in the plain layout, a tombstone is put, under the
+// condition that what was listed is still there: the line "s3pdtomb1", and a line for each key of a pack or delta that
+// the release was made of. From then on nobody can deploy it. [Grace] later its objects may be deleted: those of the plain layout,
+// and each pack or delta that is itself older than that, that no manifest references, and no younger tombstone names; the
+// tombstone at last. Nothing else is ever deleted, the pointer and what others keep in the bucket cannot be.
+//
+// Why that is safe. Every age is the difference of two times of S3's, and a push ends within half of the grace, its
+// [Store.PushTime]. What it relies on was, when it looked, referenced by a manifest, so that a tombstone
+// that names it is younger than PushTime when the push ends; or referenced by nobody and younger than PushTime itself. What is older
+// it writes anew, and looks again before its manifest, see [Store.Delete]. So no push, at whatever moment another clean-up
+// runs, stops or dies, names what is deleted, and a clean-up may act on lists that are hours old. A pointer that goes back to a release in the moment in which that is dropped:
+// both write first and then look at what the other wrote, and who sees the other puts the manifest back ([Store.Restore]).
 //
 // Ambiguity. A request whose answer is lost may have worked, and a retry of a conditional write that
 // worked is refused. So every refused or unanswered write is followed by a look at what is there:
@@ -43,6 +48,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -78,6 +84,8 @@ type Options struct {
 	Site     string       // required
 	KMSKey   string       // key for SSE-KMS of what is written; empty: the bucket's default
 	Logger   *slog.Logger // nil: silent
+
+	Grace time.Duration // in place of [Grace], for tests; 0: that
 }
 
 // Store is one site's part of a bucket. It is safe for concurrent use.
@@ -90,6 +98,7 @@ type Store struct {
 	aws       bool // the real S3, whose documentation holds
 	checksums bool // send SHA-256 with what is written
 	log       *slog.Logger
+	grace     time.Duration
 	pause     time.Duration // before the first new try of anything
 }
 
@@ -108,6 +117,7 @@ func New(o Options) *Store {
 		// Who turns checksums off for an old server (AWS_REQUEST_CHECKSUM_CALCULATION) means these too.
 		checksums: o.Config.RequestChecksumCalculation != aws.RequestChecksumCalculationWhenRequired,
 		log:       o.Logger,
+		grace:     cmp.Or(o.Grace, Grace),
 		pause:     firstPause,
 	}
 	if s.log == nil {
