@@ -59,7 +59,7 @@ func rollsItselfBack(t *testing.T, w *world) {
 	if line := s.push("-status").stdout; !strings.HasPrefix(line, o.Release+" was rolled back: 3 of 3 failed") {
 		t.Errorf("push -status begins with %.300q", line)
 	}
-	if list := s.push("-releases").stdout; !strings.Contains(list, o.Release+"   bad\n") {
+	if list := s.push("-releases").stdout; !strings.Contains(list, o.Release+"  bad, pushed last ") {
 		t.Errorf("push -releases: %s", list)
 	}
 	epoch := s.status().epoch()

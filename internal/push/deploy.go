@@ -103,7 +103,11 @@ func (s *session) rollOut(ctx context.Context, site *site, v view, p release.Poi
 		w := &watcher{ledger: site.ledger, pointer: site.pointerSequence, say: s.say, sequence: p.Sequence, began: r.began}
 		w.follow(ctx, s.timeout, r)
 	}
-	return s.end(r)
+	err = s.end(r)
+	if err == nil && p.Kind == "" {
+		s.tidy(ctx, site)
+	}
+	return err
 }
 
 // pointerSequence is the sequence of the pointer as it is now; 0 when it cannot be told.

@@ -55,6 +55,7 @@ func init() { // a verb's code mentions other verbs: as a plain variable this wo
 		"unfreeze":  {"", "lift the freeze", "", (*session).unfreeze},
 		"forget":    {"INSTANCE|silent", "drop the rows of an instance that is gone, or of all that are silent", "force", (*session).forget},
 		"retry":     {"", "try a release again that was aborted or held", "", (*session).retry},
+		"gc":        {"", "remove from the bucket what no release needs, but for the newest keep_remote and those in use", "dry-run", (*session).gc},
 		"init":      {"", "create what is missing of bucket and table; change nothing that exists", "", (*session).initialise},
 		"show":      {"", "print the settings in force, secrets masked", "", (*session).show},
 		verbVersion: {"", "print the version", "", (*session).version},
@@ -174,7 +175,7 @@ func (o options) check(set *flag.FlagSet) error {
 // usage prints what push can do.
 func usage(w io.Writer) {
 	fmt.Fprint(w, "push moves a site's fleet to a release. One verb a call:\n\n")
-	for _, name := range []string{verbDeploy, "rollback", "status", "releases", "manifest", "abort", "retry", "freeze", "unfreeze", "forget", "init", "show", verbVersion} {
+	for _, name := range []string{verbDeploy, "rollback", "status", "releases", "manifest", "abort", "retry", "freeze", "unfreeze", "forget", "gc", "init", "show", verbVersion} {
 		v := verbs[name]
 		value := v.value
 		if v.needsValue() {

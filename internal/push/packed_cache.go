@@ -16,12 +16,14 @@ import (
 )
 
 // cache is what earlier pushes left on this machine: below the user's cache directory, s3-pull-deploy/manifests/<scope>/<release>,
-// objects as they are in the bucket, and s3-pull-deploy/index/<tree>, the sums of a tree's files. Everything in it is verified
+// objects as they are in the bucket, s3-pull-deploy/index/<tree>, the sums of a tree's files, and s3-pull-deploy/cleaned/<scope>, as old
+// as the last clean-up. Everything in it is verified
 // before it is believed, so what is damaged or missing makes a push slower and never wrong; the same goes for what
 // cannot be written. A nil cache is one that keeps nothing.
 type cache struct {
 	manifests string
 	index     string
+	cleaned   string
 }
 
 // openCache is the cache for pushes of a directory to a scope; nil where this user has no cache directory.
@@ -34,7 +36,10 @@ func openCache(scope, dir string) *cache {
 		dir = full
 	}
 	base = filepath.Join(base, "s3-pull-deploy")
-	return &cache{filepath.Join(base, "manifests", short(scope)), filepath.Join(base, "index", short(dir))}
+	return &cache{
+		manifests: filepath.Join(base, "manifests", short(scope)), index: filepath.Join(base, "index", short(dir)),
+		cleaned: filepath.Join(base, "cleaned", short(scope)),
+	}
 }
 
 // short is a file name that stands for a text.
@@ -79,6 +84,19 @@ func (c *cache) keepManifest(id release.ID, object []byte) {
 	for _, old := range names[:max(0, len(names)-cachedManifests)] { // sorted by name, which is by time
 		_ = os.Remove(filepath.Join(c.manifests, old.Name()))
 	}
+}
+
+// due says whether the last clean-up from this machine is so long ago, and takes this as the next.
+func (c *cache) due(every time.Duration) bool {
+	if c == nil {
+		return true
+	}
+	info, err := os.Stat(c.cleaned)
+	if err == nil && time.Since(info.ModTime()).Abs() < every {
+		return false
+	}
+	_ = replaceFile(c.cleaned, nil)
+	return true
 }
 
 // replaceFile writes a file of the cache: whole or not at all, unless the power fails.

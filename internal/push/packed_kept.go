@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -110,23 +109,6 @@ func (s *site) known(ctx context.Context) ([]release.ID, error) {
 	return newestFirst(plain), nil
 }
 
-// present is known without what was dropped. That takes every manifest, of which the cache has those that this machine
-// has seen.
-func (s *site) present(ctx context.Context, c *cache) ([]release.ID, error) {
-	ids, err := s.store.Releases(ctx)
-	if err != nil {
-		return nil, err
-	}
-	packed, err := s.kept(ctx, c, math.MaxInt)
-	if err != nil {
-		return nil, err
-	}
-	for _, k := range packed {
-		ids = append(ids, k.id)
-	}
-	return newestFirst(ids), nil
-}
-
 // newestFirst sorts ids by name, each once.
 func newestFirst(ids []release.ID) []release.ID {
 	slices.SortFunc(ids, func(a, b release.ID) int { return strings.Compare(string(b), string(a)) })
@@ -137,44 +119,44 @@ func newestFirst(ids []release.ID) []release.ID {
 var errDropped = errors.New("it was dropped: its contents may be gone")
 
 // earlier is the pointer to a release that is in the bucket, complete as far as can be told: of the packed
-// layout where it has a manifest, which must be the one that the fleet ran on, if it ever did.
-func (s *site) earlier(ctx context.Context, id release.ID, logs []fleet.Log) (release.Pointer, error) {
-	p := release.Pointer{Release: id}
+// layout where it has a manifest, which must be the one that the fleet ran on, if it ever did. The manifest comes with it.
+func (s *site) earlier(ctx context.Context, id release.ID, logs []fleet.Log) (p release.Pointer, manifest []byte, err error) {
+	p.Release = id
 	stands, err := s.store.FindManifest(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
 		p.Files, err = s.complete(ctx, id, logs)
-		return p, err
+		return p, nil, err
 	}
 	if err != nil {
-		return p, err
+		return p, nil, err
 	}
 	if stands.Dropped {
-		return p, fmt.Errorf("read manifest %q: %w", id, errDropped)
+		return p, nil, fmt.Errorf("read manifest %q: %w", id, errDropped)
 	}
 	m, err := release.ParseManifest(stands.Object)
 	if err != nil {
-		return p, fmt.Errorf("read manifest %q: %w", id, err)
+		return p, nil, fmt.Errorf("read manifest %q: %w", id, err)
 	}
 	p.Files, p.Manifest, p.Scope = m.Files(), &stands.Content, s.cfg.Scope()
 	note, err := s.ranOn(ctx, id, logs)
 	if err != nil {
-		return p, err
+		return p, nil, err
 	}
 	if note != nil && note.Pointer.Manifest != nil && *note.Pointer.Manifest != stands.Content {
-		return p, fmt.Errorf("check release %q: its manifest is not the one that the fleet ran on", id)
+		return p, nil, fmt.Errorf("check release %q: its manifest is not the one that the fleet ran on", id)
 	}
-	return p, nil
+	return p, stands.Object, nil
 }
 
 // choose is the pointer to the release that was named, or to the one that a rollback goes to by itself among those that
 // were not dropped.
-func (s *session) choose(ctx context.Context, site *site, v view, logs []fleet.Log, known []release.ID) (release.Pointer, error) {
+func (s *session) choose(ctx context.Context, site *site, v view, logs []fleet.Log, known []release.ID) (p release.Pointer, err error) {
 	for {
 		target, err := s.target(v, logs, known)
 		if err != nil {
 			return release.Pointer{}, advise(fmt.Errorf("choose release: %w", err), exist(known))
 		}
-		p, err := site.earlier(ctx, target, logs)
+		p, s.back, err = site.earlier(ctx, target, logs)
 		if s.arg != "" || !errors.Is(err, errDropped) {
 			return p, err
 		}

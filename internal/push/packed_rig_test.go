@@ -20,6 +20,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+
 	"s3pulldeploy/internal/account"
 	"s3pulldeploy/internal/config"
 	"s3pulldeploy/internal/release"
@@ -65,11 +67,13 @@ func (w *wire) take() []string {
 // packedRig is a site of its own with a tree, and a wire to the server.
 type packedRig struct {
 	*testing.T
-	dir    string // the tree
-	config string
-	bucket string // where the server keeps it
-	wire   *wire
-	store  *store.Store
+	dir      string // the tree
+	config   string
+	bucket   string // where the server keeps it
+	aws      aws.Config
+	endpoint string
+	wire     *wire
+	store    *store.Store
 }
 
 func newPackedRig(t *testing.T, tree map[string]string) *packedRig {
@@ -100,6 +104,7 @@ func newPackedRig(t *testing.T, tree map[string]string) *packedRig {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.aws, r.endpoint = aws, s3.Endpoint
 	r.store = store.New(store.Options{Config: aws, Endpoint: s3.Endpoint, Bucket: bucket, Site: "shop"})
 	if code, _, said := r.push(t.Context(), "-init"); code != exitDone {
 		t.Fatal(said)
@@ -116,19 +121,23 @@ func (r *packedRig) push(ctx context.Context, args ...string) (code int, stdout,
 	return code, out.String(), errs.String()
 }
 
-// deploy pushes the tree, which must end well, and returns the result and the requests that it took.
-func (r *packedRig) deploy(args ...string) (Result, []string) {
+// deploy pushes the tree, which must end well, and returns the result and the requests that it took up to the pointer:
+// cleaning up comes after it, and not each time.
+func (r *packedRig) deploy(args ...string) (result Result, requests []string) {
 	r.Helper()
 	r.wire.take()
 	code, out, said := r.push(r.Context(), append([]string{"-deploy=" + r.dir, "-json"}, args...)...)
 	if code != exitDone {
 		r.Fatalf("exit code %d: %s", code, said)
 	}
-	var result Result
 	if err := json.Unmarshal([]byte(out), &result); err != nil {
 		r.Fatal(err)
 	}
-	return result, r.wire.take()
+	requests = r.wire.take()
+	if i := slices.IndexFunc(requests, func(q string) bool { return strings.HasPrefix(q, "PUT") && strings.HasSuffix(q, "/latest-deploy") }); i >= 0 {
+		requests = requests[:i+1]
+	}
+	return result, requests
 }
 
 func (r *packedRig) write(name, text string) {
@@ -262,3 +271,15 @@ func matching(requests []string, parts ...string) (found []string) {
 
 // minimalConfig is one that only a scan needs.
 func minimalConfig() *config.Config { return &config.Config{} }
+
+// settings adds lines to the settings file.
+func (r *packedRig) settings(lines string) {
+	r.Helper()
+	text, err := os.ReadFile(r.config)
+	if err == nil {
+		err = os.WriteFile(r.config, append(text, lines...), 0o644)
+	}
+	if err != nil {
+		r.Fatal(err)
+	}
+}

@@ -53,6 +53,11 @@ func (s *session) publish(ctx context.Context, site *site, v view, p release.Poi
 		return err
 	}
 	s.say("published %s as sequence %d", p.Release, p.Sequence)
+	if p.Kind == release.KindRollback {
+		if err := s.undrop(ctx, site, p.Release); err != nil {
+			return err
+		}
+	}
 	if p.Plain() && string(text) != string(release.Pointer{Release: p.Release, Sequence: p.Sequence, Files: p.Files}.Text()) {
 		s.say("the pointer has more than three lines: an older tool that reads it must ignore the others")
 	}

@@ -41,6 +41,7 @@ import (
 	"io"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"s3pulldeploy/internal/config"
 )
@@ -139,7 +140,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 type session struct {
 	options
 	*console
-	cfg *config.Config
+	cfg   *config.Config
+	grace time.Duration // in place of store.Grace, for tests
+	back  []byte        // the manifest of the release that is gone back to; nil in the plain layout
 }
 
 func (s *session) version(context.Context) error {

@@ -93,9 +93,7 @@ func goodBefore(h fleet.Head, logs []fleet.Log, known []release.ID) (release.ID,
 		if l.Outcome != string(fleet.Done) {
 			continue
 		}
-		// A reason means that some instances failed; only the head knows whether it was few enough.
-		good := (l.Reason == "" || h.Good.Sequence == l.Sequence) && !h.IsBad(l.Sequence)
-		apply(l.Kind, live{l.Release, good})
+		apply(l.Kind, live{l.Release, healthy(l, h)})
 		logged = logged || l.Epoch == h.CommittedEpoch
 	}
 	if !logged { // the epoch is not over, or its log was lost
@@ -114,6 +112,12 @@ func goodBefore(h fleet.Head, logs []fleet.Log, known []release.ID) (release.ID,
 		}
 	}
 	return "", fmt.Errorf("no good release before %s is known and still in the bucket", h.CommittedRelease)
+}
+
+// healthy says whether an epoch that is done ended well. A reason means that some instances failed; only the head knows
+// whether it was few enough.
+func healthy(l fleet.Log, h fleet.Head) bool {
+	return (l.Reason == "" || h.Good.Sequence == l.Sequence) && !h.IsBad(l.Sequence)
 }
 
 // complete counts the files of a release and compares them with what its last epoch ran on, if that is known.

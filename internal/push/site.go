@@ -57,6 +57,7 @@ func (s *session) open(ctx context.Context) (*site, error) {
 		cfg: c, table: t, ledger: fleet.NewLedger(t, c.Scope(), rand.Text), region: aws.Region, who: who,
 		store: store.New(store.Options{
 			Config: aws, Endpoint: c.Endpoints.S3, Bucket: c.Bucket, Prefix: c.Prefix, Site: c.Site, KMSKey: c.KMSKeyID,
+			Grace: s.grace,
 		}),
 	}, nil
 }

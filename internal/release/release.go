@@ -78,12 +78,18 @@ func ParseID(s string) (ID, error) {
 // it is called on this site, or previous.
 func (id ID) Collides(active string) bool { return string(id) == active || id == PreviousLink }
 
+// Time is the time in UTC that an id of [NewID] says; ok is false for any other id.
+func (id ID) Time() (t time.Time, ok bool) {
+	// Parse takes fractions of a second that the layout does not name: only what reads back the same is ours.
+	t, err := time.Parse(idLayout, string(id))
+	return t, err == nil && NewID(t) == id && t.Unix() > 0
+}
+
 // Stamp is the number that the stamp file returns: the id's time as Unix seconds, for ids that
 // [NewID] makes; for any other the first 48 bits of its SHA-256. It is the same on every instance and after
 // a rollback, in decimal, and fits a PHP integer.
 func (id ID) Stamp() string {
-	// Parse takes fractions of a second that the layout does not name: only what reads back the same is ours.
-	if t, err := time.Parse(idLayout, string(id)); err == nil && NewID(t) == id && t.Unix() > 0 {
+	if t, ok := id.Time(); ok {
 		return strconv.FormatInt(t.Unix(), 10)
 	}
 	sum := sha256.Sum256([]byte(id))

@@ -1,0 +1,362 @@
+package push
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/store"
+)
+
+// objects are the keys below the site, sorted. The server keeps old versions, so the disk shows more.
+func (r *packedRig) objects() (keys []string) {
+	r.Helper()
+	client := s3.NewFromConfig(r.aws, func(o *s3.Options) { o.BaseEndpoint, o.UsePathStyle = &r.endpoint, true })
+	pages := s3.NewListObjectsV2Paginator(client, &s3.ListObjectsV2Input{Bucket: aws.String(filepath.Base(r.bucket)), Prefix: aws.String("shop/")})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(r.Context())
+		if err != nil {
+			r.Fatal(err)
+		}
+		for _, o := range page.Contents {
+			keys = append(keys, strings.TrimPrefix(*o.Key, "shop/"))
+		}
+	}
+	return keys
+}
+
+// age makes objects older: those whose key begins so, or all.
+func (r *packedRig) age(by time.Duration, prefix string) {
+	r.Helper()
+	for _, key := range r.objects() {
+		name := filepath.Join(r.bucket, "shop", key)
+		info, err := os.Stat(name)
+		if err == nil && strings.HasPrefix(key, prefix) {
+			then := info.ModTime().Add(-by)
+			err = os.Chtimes(name, then, then)
+		}
+		if err != nil {
+			r.Fatal(err)
+		}
+	}
+}
+
+// gc cleans up, which must end well.
+func (r *packedRig) gc(args ...string) (d Cleaned) {
+	r.Helper()
+	code, out, said := r.push(r.Context(), append([]string{"-gc", "-json"}, args...)...)
+	if code != exitDone {
+		r.Fatalf("exit code %d: %s", code, said)
+	}
+	if err := json.Unmarshal([]byte(out), &d); err != nil {
+		r.Fatal(err)
+	}
+	return d
+}
+
+// series pushes so many releases, each with contents of its own in a pack.
+func (r *packedRig) series(n int) (ids []release.ID) {
+	r.Helper()
+	for i := range n {
+		r.write("big", noise(byte(i), 9<<20))
+		r.write("small", noise(byte(100+i), 3000))
+		result, _ := r.deploy()
+		ids = append(ids, result.Release)
+	}
+	return ids
+}
+
+const aDay = store.Grace + time.Hour
+
+func TestADroppedReleaseIsGoneAtOnceAndItsContentsADayLater(t *testing.T) {
+	r := newPackedRig(t, map[string]string{"a": "1"})
+	r.settings("keep_remote: 2\n")
+	ids := r.series(5)
+	if d := r.gc(); len(d.Dropped) != 0 || d.Deleted != 0 || d.Kept != 5 {
+		t.Errorf("everything is young: %+v", d)
+	}
+	r.age(aDay, "")
+	before := r.objects()
+	dry := r.gc("-dry-run")
+	if now := r.objects(); !slices.Equal(before, now) || dry.Outcome != DryRun {
+		t.Errorf("a dry run changed something: %+v, %q", dry, now)
+	}
+	d := r.gc()
+	want := []release.ID{ids[2], ids[1], ids[0]}
+	if !slices.Equal(d.Dropped, want) || !slices.Equal(dry.Dropped, want) || d.Deleted != 0 || dry.Deleted != 0 || d.Kept != 2 {
+		t.Errorf("%+v, dry %+v, want %v dropped", d, dry, want)
+	}
+	if code, _, said := r.push(t.Context(), "-rollback="+string(ids[0])); code != exitFailed || !strings.Contains(said, "it was dropped") {
+		t.Errorf("a rollback to a dropped release: %d, %s", code, said)
+	}
+	if d := r.gc(); len(d.Dropped) != 0 || d.Deleted != 0 {
+		t.Errorf("a second time: %+v", d)
+	}
+	r.pull()
+	r.age(aDay, "m/")
+	dry = r.gc("-dry-run")
+	d = r.gc()
+	// Of each dropped release a tombstone, its pack and its delta; but the first has no delta, and its pack is where "a" is.
+	if d.Deleted != 7 || d.DeletedBytes < 18<<20 || d.Kept != 2 || dry.Deleted != d.Deleted || dry.DeletedBytes != d.DeletedBytes {
+		t.Errorf("%+v, dry %+v", d, dry)
+	}
+	for _, key := range r.objects() {
+		if strings.HasPrefix(key, "m/") && key != "m/"+string(ids[3]) && key != "m/"+string(ids[4]) {
+			t.Errorf("%q is still there", key)
+		}
+	}
+	r.pull()
+	if code, _, said := r.push(t.Context(), "-rollback="+string(ids[3])); code != exitDone {
+		t.Errorf("a kept release: %d, %s", code, said)
+	}
+	r.contents(r.manifest(r.pointer()))
+}
+
+func TestWhatSomebodyNamesIsNeverDropped(t *testing.T) {
+	head := fleet.Head{
+		Release: "opened", CommittedRelease: "committed",
+		Good: fleet.Target{Release: "good"}, Before: fleet.Target{Release: "before"},
+	}
+	v := view{Pointer: release.Pointer{Release: "pointer"}, Head: head, Members: []fleet.Member{
+		{Vote: fleet.Vote{Release: "voted"}}, {Active: fleet.Active{Release: "active"}, Missed: 9},
+	}}
+	for _, id := range []release.ID{"pointer", "opened", "committed", "good", "before", "voted", "active"} {
+		if !v.named()[id] {
+			t.Errorf("%q is not named", id)
+		}
+	}
+	if v.named()["other"] {
+		t.Error("everything is named")
+	}
+	r := newPackedRig(t, map[string]string{"a": "1"})
+	r.settings("keep_remote: 2\n")
+	ids := r.series(4)
+	if code, _, said := r.push(t.Context(), "-rollback="+string(ids[0])); code != exitDone {
+		t.Fatal(said)
+	}
+	r.age(aDay, "")
+	if d := r.gc(); !slices.Equal(d.Dropped, ids[1:2]) || d.Kept != 3 {
+		t.Errorf("%+v, want only %s dropped", d, ids[1])
+	}
+	r.contents(r.manifest(r.pointer()))
+}
+
+func TestARollbackAndACleanUpInTheSameMomentLoseNothing(t *testing.T) {
+	for _, first := range []string{"clean-up", "rollback"} {
+		r := newPackedRig(t, map[string]string{"a": "1"})
+		r.settings("keep_remote: 2\n")
+		oldest := r.series(3)[0]
+		r.age(aDay, "")
+		during := map[string]string{"clean-up": "/shop/m/" + string(oldest), "rollback": "/shop/latest-deploy"}[first]
+		once := false
+		r.wire.before = func(request string, _ *http.Request) bool {
+			if strings.HasPrefix(request, "PUT") && strings.HasSuffix(request, during) && !once {
+				once = true
+				args := map[string][]string{"clean-up": {"-rollback=" + string(oldest)}, "rollback": {"-gc"}}[first]
+				if code, _, said := r.push(t.Context(), args...); code != exitDone {
+					t.Errorf("%s: %s", first, said)
+				}
+			}
+			return true
+		}
+		args := map[string][]string{"rollback": {"-rollback=" + string(oldest)}, "clean-up": {"-gc"}}[first]
+		if code, _, said := r.push(t.Context(), args...); code != exitDone || !once {
+			t.Fatalf("%s: %d %s", first, code, said)
+		}
+		r.wire.before = nil
+		p := r.pointer()
+		if p.Release != oldest {
+			t.Fatalf("%s: the pointer names %s", first, p.Release)
+		}
+		r.contents(r.manifest(p))
+		r.age(aDay, "")
+		r.gc()
+		r.contents(r.manifest(p))
+	}
+}
+
+func TestACleanUpThatDiedGoesOn(t *testing.T) {
+	r := newPackedRig(t, map[string]string{"a": "1"})
+	r.settings("keep_remote: 2\n")
+	r.series(5)
+	r.age(aDay, "")
+	puts, deletes := 0, 0
+	r.wire.before = func(request string, _ *http.Request) bool {
+		if strings.HasPrefix(request, "PUT") {
+			puts++
+		}
+		return !strings.HasPrefix(request, "PUT") || puts == 1 // one tombstone comes through
+	}
+	if code, _, said := r.push(t.Context(), "-gc"); code != exitFailed {
+		t.Fatalf("%d: %s", code, said)
+	}
+	r.wire.before = nil
+	if d := r.gc(); len(d.Dropped) != 2 || d.Kept != 2 {
+		t.Errorf("after a death among the tombstones: %+v", d)
+	}
+	r.age(aDay, "m/")
+	r.wire.before = func(request string, _ *http.Request) bool {
+		if strings.HasPrefix(request, "DELETE") {
+			deletes++
+		}
+		return !strings.HasPrefix(request, "DELETE") || deletes == 1
+	}
+	if code, _, said := r.push(t.Context(), "-gc"); code != exitFailed {
+		t.Fatalf("%d: %s", code, said)
+	}
+	r.wire.before = nil
+	if n := len(matching(r.objects(), "m/")); n != 5 {
+		t.Errorf("%d manifests and tombstones, want all 5 while packs are left", n)
+	}
+	r.gc()
+	if n := len(matching(r.objects(), "m/")); n != 2 {
+		t.Errorf("%d manifests and tombstones, want 2", n)
+	}
+	r.pull()
+}
+
+func TestWhatIsForeignOrUnknownStaysAndStopsTheCleanUp(t *testing.T) {
+	r := newPackedRig(t, map[string]string{"a": "1"})
+	r.settings("keep_remote: 2\n")
+	r.series(4)
+	foreign := []string{"uploads/cat.jpg", "notes.txt", "p/README", "d/x", "2026-11-20_99-99-99/a", "v1.2.3/index.php", "m/.hidden"}
+	for _, key := range foreign {
+		name := filepath.Join(r.bucket, "shop", key)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, []byte("mine"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	newer := filepath.Join(r.bucket, "shop/m/2000-01-01_00-00-00")
+	if err := os.WriteFile(newer, []byte("s3pdman9, compressed by a method that nobody knows yet"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r.age(aDay, "")
+	before := r.objects()
+	code, _, said := r.push(t.Context(), "-gc")
+	if code != exitFailed || !strings.Contains(said, `read manifest "2000-01-01_00-00-00"`) || !strings.Contains(said, "hint: a newer version") {
+		t.Errorf("%d: %s", code, said)
+	}
+	if after := r.objects(); !slices.Equal(before, after) {
+		t.Errorf("something went although a manifest is unknown: %q", after)
+	}
+	if code, out, said := r.push(t.Context(), "-releases"); code != exitDone || !strings.Contains(said, "2000-01-01") || strings.Count(out, "\n") < 5 {
+		t.Errorf("-releases: %d %s %s", code, out, said)
+	}
+	if err := os.Remove(newer); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		r.gc()
+		r.age(aDay, "")
+	}
+	after := r.objects()
+	for _, key := range foreign {
+		if !slices.Contains(after, key) {
+			t.Errorf("%q is gone", key)
+		}
+	}
+	if n := len(matching(after, "m/20")); n != 2 {
+		t.Errorf("%d manifests, want 2", n)
+	}
+	r.pull()
+}
+
+func TestPlainReleasesAreCleanedUpToo(t *testing.T) {
+	r := newPackedRig(t, map[string]string{"a": "1", "lib/b": "2"})
+	r.settings("keep_remote: 2\n")
+	var ids []release.ID
+	for i := range 4 {
+		r.write("a", fmt.Sprint("version ", i))
+		result, _ := r.deploy("-layout=plain")
+		ids = append(ids, result.Release)
+	}
+	r.age(aDay, "")
+	if d := r.gc(); !slices.Equal(d.Dropped, []release.ID{ids[1], ids[0]}) || d.Deleted != 0 {
+		t.Errorf("%+v", d)
+	}
+	if code, _, said := r.push(t.Context(), "-rollback="+string(ids[0])); code != exitFailed || !strings.Contains(said, "it was dropped") {
+		t.Errorf("a rollback to a dropped release: %d, %s", code, said)
+	}
+	r.age(aDay, "m/")
+	if d := r.gc(); len(d.Cleared) != 2 || d.Deleted != 6 { // two files each, and the tombstones
+		t.Errorf("%+v", d)
+	}
+	left := r.objects()
+	if len(left) != 5 || len(matching(left, string(ids[3])+"/")) != 2 || len(matching(left, string(ids[2])+"/")) != 2 {
+		t.Errorf("left: %q", left)
+	}
+}
+
+func TestPushesCleanUpByThemselvesAndNeverFailForIt(t *testing.T) {
+	r := newPackedRig(t, map[string]string{"a": "1"})
+	r.settings("keep_remote: 2\n")
+	ids := r.series(4)
+	r.age(aDay, "")
+	forget := func() {
+		if err := os.RemoveAll(filepath.Join(os.Getenv("XDG_CACHE_HOME"), "s3-pull-deploy", "cleaned")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.write("a", "2")
+	if _, _, said := r.push(t.Context(), "-deploy="+r.dir); said != "" || r.dropped(ids[0]) {
+		t.Errorf("within the hour it cleaned up again: %q", said)
+	}
+	forget()
+	r.wire.before = func(request string, _ *http.Request) bool { return !strings.HasSuffix(request, " shop/p/") }
+	r.write("a", "3")
+	code, _, said := r.push(t.Context(), "-deploy="+r.dir)
+	if code != exitDone || !strings.Contains(said, "push: warning: the bucket was not cleaned up: list") || !r.dropped(ids[0]) {
+		t.Errorf("exit code %d: %s", code, said)
+	}
+	r.wire.before = nil
+	r.age(aDay, "m/")
+	forget()
+	r.write("a", "4")
+	if code, _, said := r.push(t.Context(), "-deploy="+r.dir); code != exitDone || said != "" {
+		t.Errorf("exit code %d: %s", code, said)
+	}
+	if matching(r.objects(), "m/"+string(ids[0])) != nil {
+		t.Error("the tombstone is still there")
+	}
+	r.pull()
+}
+
+// dropped says whether there is a tombstone.
+func (r *packedRig) dropped(id release.ID) bool {
+	r.Helper()
+	found, err := r.store.FindManifest(r.Context(), id)
+	if err != nil {
+		r.Fatal(err)
+	}
+	return found.Dropped
+}
+
+func TestNothingIsCleanedWhereNobodyCanTellWhatIsNeeded(t *testing.T) {
+	r := newPackedRig(t, map[string]string{"a": "1"})
+	if code, _, said := r.push(t.Context(), "-gc"); code != exitFailed || !strings.Contains(said, "there is no pointer") {
+		t.Errorf("without a pointer: %d %s", code, said)
+	}
+	r.deploy()
+	read, err := r.store.Pointer(t.Context(), "")
+	if err == nil {
+		_, err = r.store.WritePointer(t.Context(), []byte("garbage"), read.ETag)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, _, said := r.push(t.Context(), "-gc"); code != exitFailed || !strings.Contains(said, "read pointer: pointer") {
+		t.Errorf("with a pointer that is none: %d %s", code, said)
+	}
+}
