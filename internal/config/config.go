@@ -49,9 +49,6 @@ const (
 	Off   = "off"
 )
 
-// defaultLayout is what every version and the older tool read.
-const defaultLayout = Plain
-
 // MaxFile is the largest settings file in bytes.
 const MaxFile = 1 << 20
 
@@ -161,7 +158,7 @@ type Notify struct {
 func defaults() *Config {
 	return &Config{
 		Table:      "s3-pull-deploy",
-		Layout:     defaultLayout,
+		Layout:     Packed,
 		Secrets:    Refuse,
 		KeepRemote: 20,
 		Rollout:    Rollout{MaxExcluded: "10%"},

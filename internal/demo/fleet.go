@@ -224,7 +224,7 @@ func (f *fleet) run(ctx context.Context, args ...string) ([]byte, error) {
 
 func (f *fleet) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, f.bin.push, append([]string{"-config=" + f.config()}, args...)...)
-	cmd.Env = parts.Environ()
+	cmd.Env = append(parts.Environ(), "XDG_CACHE_HOME="+filepath.Join(f.dir, "cache"))
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = grace
 	return cmd

@@ -40,14 +40,14 @@ func oldToolPulls(t *testing.T, w *world) {
 	s.tree(files("one"))
 	check(t, os.Symlink("../index.php", filepath.Join(s.app, "lib", "link.php")))
 	check(t, os.Symlink("lib/deep", filepath.Join(s.app, "linked")))
-	o, _ := s.rollOut(0, "-deploy="+s.app)
+	o, _ := s.rollOut(0, "-deploy="+s.app, "-layout=plain")
 
 	want := files("one")
 	want["lib/link.php"], want["linked/b.txt"] = "one", "b"
 	if more := s.pulled(o, want); len(more) > 0 {
 		t.Errorf("the pointer of a deploy has more than three lines: %q", more)
 	}
-	two, _ := s.deploy(0, files("two"))
+	two, _ := s.deploy(0, files("two"), "-layout=plain")
 	s.pulled(two, files("two"))
 	back, _ := s.rollOut(0, "-rollback="+o.Release)
 	if more := s.pulled(back, want); len(more) != 1 || more[0] != `kind "rollback"` {

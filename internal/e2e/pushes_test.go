@@ -72,7 +72,7 @@ func twoPushes(t *testing.T, w *world) {
 	}
 }
 
-// sameID: another push had the same id, of the same second, and was faster with a file. Nothing goes live.
+// sameID: in the plain layout another push had the same id, of the same second, and was faster with a file. Nothing goes live.
 func sameID(t *testing.T, w *world) {
 	s := newSite(t, w)
 	m := s.between()
@@ -84,7 +84,7 @@ func sameID(t *testing.T, w *world) {
 	m.writing.Store(&theirs)
 	s.tree(files("ours"))
 	config := s.write("slow.yml", s.settings(m.URL, w.dynamodb))
-	r := s.call(w.push, "-config="+config, "-deploy="+s.app)
+	r := s.call(w.push, "-config="+config, "-deploy="+s.app, "-layout=plain")
 	if r.code != 5 || !strings.Contains(r.stderr, "push again") {
 		t.Errorf("want exit code 5 and what to do: %s", r)
 	}

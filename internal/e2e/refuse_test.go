@@ -84,7 +84,7 @@ func shortObject(t *testing.T, w *world) {
 		return body
 	}
 	m.lie.Store(&cut)
-	o, r := s.deploy(3, files("two"))
+	o, r := s.deploy(3, files("two"), "-layout=plain")
 	if o.Outcome != "aborted" || !strings.Contains(o.Reason, "index.php") {
 		t.Errorf("want aborted for index.php: %s", r)
 	}
@@ -143,7 +143,7 @@ func unfitMachines(t *testing.T, w *world) {
 	before := m.downloads.Load()
 	big := files("three")
 	big["media/film"] = strings.Repeat("x", 6<<20)
-	o, r = s.deploy(0, big)
+	o, r = s.deploy(0, big, "-layout=plain") // a delta is fetched before it says what it needs
 	if o.Outcome != "done" || o.Members != 2 || o.Excluded != 1 || !strings.Contains(r.stderr, "i-2 says no") || !strings.Contains(r.stderr, "no space left") {
 		t.Errorf("want done without i-2, for its disk: %s", r)
 	}

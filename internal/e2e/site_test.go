@@ -78,7 +78,7 @@ func newSite(t *testing.T, w *world) *site {
 
 // settings is the part that developer and instances share.
 func (s *site) settings(s3, table string) string {
-	return fmt.Sprintf("site: %s\nbucket: %s\nlayout: plain\nregion: %s\nendpoints: {s3: %q, dynamodb: %q}\n",
+	return fmt.Sprintf("site: %s\nbucket: %s\nregion: %s\nendpoints: {s3: %q, dynamodb: %q}\n",
 		s.name, s.bucket, parts.Region, s3, table)
 }
 

@@ -23,9 +23,18 @@ import (
 	"s3pulldeploy/internal/testenv"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
+func TestMain(m *testing.M) {
+	cache, err := os.MkdirTemp("", "push-cache-") // the scripts' pushes clean up, and note when
+	if err != nil {
+		panic(err)
+	}
+	os.Setenv("XDG_CACHE_HOME", cache)
+	code := testenv.Run(m)
+	os.RemoveAll(cache)
+	os.Exit(code)
+}
 
-// TestScripts runs the command as a user does. In the scripts, besides the usual:
+// TestScripts runs the command as a user does, in the plain layout where nothing else is said. In the scripts, besides the usual:
 //
 //	push CODE ARGS…     run push; it must exit with CODE
 //	made                create bucket and table, empty
@@ -43,7 +52,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("BUCKET", name)
 			e.Setenv("S3", s3.Endpoint)
 			e.Setenv("DIR", filepath.Join(s3.Dir, name))
-			config := fmt.Sprintf("site: shop\nbucket: %s\ntable: %s\nendpoints: {s3: %q, dynamodb: %q}\nregion: us-east-1\n",
+			config := fmt.Sprintf("site: shop\nbucket: %s\ntable: %s\nendpoints: {s3: %q, dynamodb: %q}\nregion: us-east-1\nlayout: plain\n",
 				name, name, s3.Endpoint, dynamo)
 			return os.WriteFile(filepath.Join(e.WorkDir, "config.yml"), []byte(config), 0o644)
 		},

@@ -22,6 +22,10 @@ import (
 // one delta, and the listing and a megabyte for each manifest would cost more than they could save.
 const lookFurther = release.MaxInline
 
+// smallBaseline is how many bytes a new baseline may have to go into the delta: a megabyte that instances on the parent fetch in vain
+// costs them less than a request more.
+const smallBaseline = 1 << 20
+
 // packed says whether a push is of the packed layout.
 func (s *session) packed() bool { return cmp.Or(s.layout, s.cfg.Layout) == config.Packed }
 
@@ -219,11 +223,14 @@ func (s *session) send(ctx context.Context, p *parcel) error {
 		return err
 	}
 	if p.kept && m.FreshCost().NeedsBaseline() {
-		s.say("storing the whole release anew: a new instance would have to gather it from too many places")
 		if err := p.plan(nil); err != nil {
 			return err
 		}
-		if m, inlined, err = s.pack(ctx, p, false); err != nil {
+		inline := p.parent != nil && p.draft.NewBytes <= smallBaseline
+		if !inline {
+			s.say("storing the whole release anew: a new instance would have to gather it from too many places")
+		}
+		if m, inlined, err = s.pack(ctx, p, inline); err != nil {
 			return err
 		}
 	}

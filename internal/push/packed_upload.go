@@ -65,7 +65,7 @@ func standingPacks(ctx context.Context, s *store.Store) (map[string]store.Stored
 	}
 	packs := make(map[string]store.Stored, len(inventory.Objects))
 	for _, o := range inventory.Objects {
-		if inventory.Age(o) > s.PushTime() {
+		if !s.Reliable(inventory.Age(o)) {
 			o.Size = 0
 		}
 		packs[o.Key] = o

@@ -20,7 +20,7 @@
 // manifest that is there names only what is there, and later pushes may build on it, even if no pointer ever named it.
 // What does not fit goes into packs first, and then it pays to look at the other kept manifests too. Packs depend on
 // nothing but the tree and what is kept, so a push that was interrupted finds what it has uploaded. Where a new instance
-// would have to gather the release from too many places, all of it is stored anew. A push gives up [store.PushTime] after
+// would have to gather the release from too many places, all of it is stored anew. A push gives up [store.Store.PushTime] after
 // its first look at the bucket. The user's cache directory keeps manifests, and sums of files by what the file system
 // says of them; without it a push is slower and the same.
 //

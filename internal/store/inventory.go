@@ -19,9 +19,12 @@ const Grace = 24 * time.Hour
 // Grace is how old what nobody needs must be to be deleted: the constant, but in tests.
 func (s *Store) Grace() time.Duration { return s.grace }
 
-// PushTime is how long a push may take from its first look at manifests and packs to the pointer: half of the grace. It
-// may rely on what it saw that was referenced, or younger than this: such an object outlives the push.
+// PushTime is how long a push may take from its first look at manifests and packs to the pointer: half of the grace.
 func (s *Store) PushTime() time.Duration { return s.grace / 2 }
+
+// Reliable says whether a push may rely on an object of this age although nobody references it: up to a quarter of the grace.
+// With [Store.PushTime] on top it outlives the push, with another quarter for clocks that are not exact.
+func (s *Store) Reliable(age time.Duration) bool { return age <= s.grace/4 }
 
 // Stored is an object of the packed layout as it was listed.
 type Stored struct {
@@ -54,8 +57,8 @@ func (s *Store) Manifests(ctx context.Context) (Inventory, error) { return s.inv
 // Deltas lists the deltas.
 func (s *Store) Deltas(ctx context.Context) (Inventory, error) { return s.inventory(ctx, "d/") }
 
-// Packs lists the packs, whoever references them. A push need not send one that has its size and an age of at most
-// [Store.PushTime], or that a manifest references; all others go to [Store.PutPack].
+// Packs lists the packs, whoever references them. A push need not send one that has its size and is
+// [Store.Reliable], or that a manifest references; all others go to [Store.PutPack].
 func (s *Store) Packs(ctx context.Context) (Inventory, error) { return s.inventory(ctx, "p/") }
 
 // inventory lists one of the layout's folders, complete or not at all. Objects whose names are not of the layout are

@@ -67,8 +67,8 @@ func (s *Store) putBytes(ctx context.Context, key string, object []byte) error {
 // where a request is repeated, and not closed. S3 refuses other bytes than those of sum. A cut connection costs
 // what was sent of this one object: who has a slow uplink makes packs small.
 //
-// The same bytes already there are a success, so an interrupted push can be run again; if they are older than
-// [Store.PushTime] they are written once more, so that they are not deleted as left over while the push still runs.
+// The same bytes already there are a success, so an interrupted push can be run again; if they are not
+// [Store.Reliable] they are written once more, so that they are not deleted as left over while the push still runs.
 // Other bytes are ErrExists.
 func (s *Store) PutPack(ctx context.Context, sum release.Sum, body io.ReadSeeker, size int64) error {
 	src := release.Source{Pack: sum}
@@ -86,12 +86,12 @@ func (s *Store) outgoing(key string, body io.ReadSeeker, size int64, sum release
 	}
 }
 
-// putLasting writes an immutable object such that it is younger than PushTime afterwards.
+// putLasting writes an immutable object such that it is [Store.Reliable] afterwards.
 func (s *Store) putLasting(ctx context.Context, key string, body io.ReadSeeker, size int64, sum release.Sum) error {
 	u := s.outgoing(key, body, size, sum)
 	for tries := 1; ; tries++ {
 		old, err := s.create(ctx, u)
-		if err != nil || old == nil || old.age <= s.PushTime() {
+		if err != nil || old == nil || s.Reliable(old.age) {
 			return err
 		}
 		meterOf(ctx).add(-size) // it is sent after all

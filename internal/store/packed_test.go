@@ -212,7 +212,7 @@ func TestOldPackIsRenewedSoThatNobodyDeletesItMeanwhile(t *testing.T) {
 	o, server := options(t)
 	pack := putPack(t, New(o), "pack")
 	path := file(server.Dir, o, pack.Key())
-	setAge(t, path, Grace/2-time.Minute)
+	setAge(t, path, Grace/4-time.Minute)
 	s := New(o)
 	var progress atomic.Int64
 	ctx := WithProgress(t.Context(), func(n int64) { progress.Add(n) })
@@ -224,10 +224,10 @@ func TestOldPackIsRenewedSoThatNobodyDeletesItMeanwhile(t *testing.T) {
 	}
 	put()
 	young, err := s.HasPack(ctx, pack.Pack)
-	if err != nil || time.Since(young.Modified) < Grace/2-2*time.Minute {
+	if err != nil || time.Since(young.Modified) < Grace/4-2*time.Minute {
 		t.Errorf("a young one was written again: %v, %v", young, err)
 	}
-	setAge(t, path, Grace/2+time.Minute)
+	setAge(t, path, Grace/4+time.Minute)
 	put()
 	renewed, err := s.HasPack(ctx, pack.Pack)
 	if err != nil || time.Since(renewed.Modified) > time.Hour || renewed.Size != 4 {
@@ -242,7 +242,7 @@ func TestOldPackThatIsDeletedWhileItIsRenewedIsWrittenAnew(t *testing.T) {
 	o, server := options(t)
 	pack := putPack(t, New(o), "pack")
 	path := file(server.Dir, o, pack.Key())
-	setAge(t, path, Grace/2+time.Minute)
+	setAge(t, path, Grace/4+time.Minute)
 	var renewals atomic.Int32
 	o.Endpoint = through(t, server.Endpoint, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		if r.Method == http.MethodPut && r.Header.Get("If-Match") != "" {

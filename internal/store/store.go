@@ -25,7 +25,7 @@
 //
 // Why that is safe. Every age is the difference of two times of S3's, and a push ends within half of the grace, its
 // [Store.PushTime]. What it relies on was, when it looked, referenced by a manifest, so that a tombstone
-// that names it is younger than PushTime when the push ends; or referenced by nobody and younger than PushTime itself. What is older
+// that names it is younger than PushTime when the push ends; or referenced by nobody and [Store.Reliable]. What is older
 // it writes anew, and looks again before its manifest, see [Store.Delete]. So no push, at whatever moment another clean-up
 // runs, stops or dies, names what is deleted, and a clean-up may act on lists that are hours old. A pointer that goes back to a release in the moment in which that is dropped:
 // both write first and then look at what the other wrote, and who sees the other puts the manifest back ([Store.Restore]).

@@ -32,13 +32,16 @@ type S3Server struct {
 }
 
 // Main runs the tests, ends what testenv started and exits.
-func Main(m *testing.M) {
+func Main(m *testing.M) { os.Exit(Run(m)) }
+
+// Run is Main for who has more to clean up: it returns the exit code.
+func Run(m *testing.M) int {
 	code := m.Run()
 	if err := shared.close(); err != nil {
 		fmt.Fprintln(os.Stderr, "testenv:", err)
 		code = max(code, 1)
 	}
-	os.Exit(code)
+	return code
 }
 
 // S3 returns the test binary's S3 server and sets the environment of the test so that AWS's SDK has
