@@ -218,8 +218,10 @@ func (m *machine) publish(ctx context.Context, s *disk.Stage, w fleet.Want) erro
 	if err := s.Complete(); err != nil {
 		return err
 	}
-	if err := m.hook(ctx, "after_sync", m.cfg.Hooks.AfterSync, s.Dir(), w); err != nil {
-		return err
+	if command := m.cfg.Hooks.AfterSync; command != "" {
+		if err := m.hook(ctx, "after_sync", command, s.Dir(), w); err != nil {
+			return err
+		}
 	}
 	return s.Publish(ctx)
 }

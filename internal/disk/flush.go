@@ -56,5 +56,5 @@ func (s *Stage) settle() error {
 // lost throws the staged tree away after a sync went wrong: what was written cannot be trusted.
 func (s *Stage) lost(err error) error {
 	s.complete = false
-	return errors.Join(fmt.Errorf("sync %q: %w: %w", s.Dir(), ErrSync, err), s.discard())
+	return errors.Join(fmt.Errorf("sync %q: %w: %w", s.path(), ErrSync, err), s.discard())
 }

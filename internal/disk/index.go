@@ -59,13 +59,13 @@ func (s *Stage) entry(f *seen) (entry, error) {
 			e.kind = 'w'
 		}
 	default:
-		return e, fmt.Errorf("%q: neither file, directory nor link: %w", path.Join(s.Dir(), f.path), ErrContent)
+		return e, fmt.Errorf("%q: neither file, directory nor link: %w", path.Join(s.path(), f.path), ErrContent)
 	}
 	return e, nil
 }
 
-// index takes stock of the staged tree. Files that are as they were verified keep their digest, others
-// (a hook's) are hashed. A file that a hook changed in place while an older release shares it has spoilt
+// index takes stock of the staged tree. Where no hook was, the names tell; else files that are as they were verified keep
+// their digest, others are hashed. A file that a hook changed in place while an older release shares it has spoilt
 // that one: this one is refused ([ErrContent]).
 func (s *Stage) index(ctx context.Context) (*index, error) {
 	self, err := s.d.identify(incomingPrefix + string(s.id))
@@ -76,7 +76,11 @@ func (s *Stage) index(ctx context.Context) (*index, error) {
 	if err := unix.Fstat(int(s.top.Fd()), &top); err != nil {
 		return nil, s.folder().blame("stat", "", err)
 	}
-	found, err := scan(s.folder(), noTrust, func(dir string) bool { return below(dir, s.d.opt.Writable) })
+	trusted := trust(s.knownAs)
+	if s.touched {
+		trusted = noTrust
+	}
+	found, err := scan(s.folder(), trusted, func(dir string) bool { return below(dir, s.d.opt.Writable) })
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +106,7 @@ func (s *Stage) index(ctx context.Context) (*index, error) {
 		case kind == 'f' && k.is(f):
 			ix.entries[i].sum = k.sum
 		case kind == 'f' && k.shared && k.inode == f.inode:
-			return nil, fmt.Errorf("%q: changed in place by a hook, and an older release shares it: %w", path.Join(s.Dir(), f.path), ErrContent)
+			return nil, fmt.Errorf("%q: changed in place by a hook, and an older release shares it: %w", path.Join(s.path(), f.path), ErrContent)
 		case kind == 'f' || kind == 'l':
 			unknown = append(unknown, i)
 		}

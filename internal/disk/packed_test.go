@@ -139,10 +139,11 @@ func TestWhatIsNewIsDecidedFileByFile(t *testing.T) {
 
 func TestContentsAreFoundInAnyKeptRelease(t *testing.T) {
 	d := open(t, options(t))
-	deploy(t, d, r1, packed{"a": "first", "b": "both"})
+	first := strings.Repeat("first", lookFurther/4)
+	deploy(t, d, r1, packed{"a": first, "b": "both"})
 	deploy(t, d, r2, packed{"a": "second", "b": "both"})
 	must(t, d.Flip(r2))
-	if got := deploy(t, d, r3, packed{"a": "second", "c": "first", "b": "both"}); len(got) != 0 {
+	if got := deploy(t, d, r3, packed{"a": "second", "c": first, "b": "both"}); len(got) != 0 {
 		t.Errorf("fetched %q", got)
 	}
 	if inode(t, d.Path(r3)+"/c") != inode(t, d.Path(r1)+"/a") {
@@ -150,8 +151,18 @@ func TestContentsAreFoundInAnyKeptRelease(t *testing.T) {
 	}
 	must(t, d.state.Remove(indexFile(r1)))
 	must(t, os.WriteFile(d.opt.StateDir+"/"+indexFile(r2), []byte("torn"), 0o600))
-	if got := deploy(t, d, "r4", packed{"x": "first", "y": "both"}); len(got) != 0 {
+	if got := deploy(t, d, "r4", packed{"x": first, "y": "both"}); len(got) != 0 {
 		t.Errorf("fetched %q, with one index left", got)
+	}
+}
+
+func TestLittleIsNotLookedForInOlderReleases(t *testing.T) {
+	d := open(t, options(t))
+	deploy(t, d, r1, packed{"a": "first"})
+	deploy(t, d, r2, packed{"a": "second", "b": "both"})
+	must(t, d.Flip(r2))
+	if got := deploy(t, d, r3, packed{"a": "first", "b": "both"}); !slices.Equal(got, []string{"a"}) {
+		t.Errorf("fetched %q", got)
 	}
 }
 

@@ -66,7 +66,7 @@ func (s *Stage) exact() error {
 	if missing > 0 {
 		return fmt.Errorf("%d files are missing, the first is %q: %w", missing, first, ErrContent)
 	}
-	found, err := scan(s.folder(), s.sharedAs, func(string) bool { return false })
+	found, err := scan(s.folder(), s.knownAs, func(string) bool { return false })
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (s *Stage) exact() error {
 		}
 		p := s.plan.entries[i].Path
 		if n == len(found) || release.ComparePaths(found[n].path, p) > 0 {
-			return fmt.Errorf("%q: removed by somebody else: %w", path.Join(s.Dir(), p), ErrDamaged)
+			return fmt.Errorf("%q: removed by somebody else: %w", path.Join(s.path(), p), ErrDamaged)
 		}
 		if found[n].path != p || !k.is(&found[n]) {
 			break
@@ -86,15 +86,16 @@ func (s *Stage) exact() error {
 		n++
 	}
 	if n < len(found) {
-		return fmt.Errorf("%q: put there or altered by somebody else: %w", path.Join(s.Dir(), found[n].path), ErrDamaged)
+		return fmt.Errorf("%q: put there or altered by somebody else: %w", path.Join(s.path(), found[n].path), ErrDamaged)
 	}
 	return nil
 }
 
-// sharedAs says how the shared file p looked when it was linked, if this is still its inode.
-func (s *Stage) sharedAs(p string, inode uint64) (seen, bool) {
+// knownAs says how file p looked when it was linked, if this is still its inode; and, once the tree was found complete and nobody was
+// told where it is, any file.
+func (s *Stage) knownAs(p string, inode uint64) (seen, bool) {
 	i, ok := s.plan.find(p)
-	if !ok || !s.done[i].shared || s.done[i].inode != inode {
+	if !ok || s.done[i].inode != inode || !s.done[i].shared && !s.complete {
 		return seen{}, false
 	}
 	k := &s.done[i]

@@ -41,6 +41,7 @@ type Stage struct {
 	added    map[string]bool // directories that only the settings want
 	spoilt   []error         // why donors were of no use
 	complete bool
+	touched  bool // somebody else may have been there since
 	closed   bool
 }
 
@@ -186,10 +187,16 @@ func (s *Stage) enter(name string) (err error) {
 }
 
 // folder is the top of the staged tree.
-func (s *Stage) folder() folder { return folder{int(s.top.Fd()), s.Dir()} }
+func (s *Stage) folder() folder { return folder{int(s.top.Fd()), s.path()} }
 
-// Dir is where the release is being built, for the after_sync hook.
-func (s *Stage) Dir() string { return filepath.Join(s.d.opt.Root, incomingPrefix+string(s.id)) }
+// Dir is where the release is being built, for the after_sync hook. Who asks for it may change what lies there: Publish then looks
+// at every file again, and else relies on what Complete saw.
+func (s *Stage) Dir() string {
+	s.touched = true
+	return s.path()
+}
+
+func (s *Stage) path() string { return filepath.Join(s.d.opt.Root, incomingPrefix+string(s.id)) }
 
 // Missing lists what of a plain listing must still be Put, in its order.
 func (s *Stage) Missing() []File {
