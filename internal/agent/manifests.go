@@ -41,6 +41,16 @@ func (k manifests) within(f func(*os.Root) error) error {
 	return f(dir)
 }
 
+// has says whether there is a manifest of that digest, whatever is in it.
+func (k manifests) has(digest string) (is bool) {
+	err := k.within(func(dir *os.Root) error {
+		info, err := dir.Lstat(digest)
+		is = err == nil && info.Mode().IsRegular()
+		return nil
+	})
+	return is && err == nil
+}
+
 // get is the manifest of that digest; nil when it is not kept, or not as it was.
 func (k manifests) get(digest string) (m *release.Manifest) {
 	err := k.within(func(dir *os.Root) error {

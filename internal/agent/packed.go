@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"s3pulldeploy/internal/disk"
 	"s3pulldeploy/internal/failpoint"
@@ -90,8 +91,12 @@ func (m *machine) blueprint(ctx context.Context, p release.Pointer) (blueprint, 
 	if err := failpoint.Hit("A6"); err != nil {
 		return plan, err
 	}
-	if parent := m.parent(p.Delta); parent != nil {
+	if digest := m.parent(p.Delta); digest != "" {
+		var parent *release.Manifest
+		var reading sync.WaitGroup
+		reading.Go(func() { parent = m.manifests.get(digest) }) // while the delta comes
 		object, err := m.bucket.GetDelta(ctx, p.Release, p.Delta.Parent, p.Delta.Content)
+		reading.Wait()
 		if err == nil {
 			plan, err = m.applied(p, parent, object)
 		} else if !errors.Is(err, store.ErrNotFound) { // only what is in the delta alone is lost with it
@@ -113,21 +118,21 @@ func (m *machine) blueprint(ctx context.Context, p release.Pointer) (blueprint, 
 	return plan, nil
 }
 
-// parent is the manifest that a delta can be applied to: of a release that is on this disk. nil: none.
-func (m *machine) parent(d *release.Delta) *release.Manifest {
+// parent is the digest of the manifest that a delta can be applied to: of a release that is on this disk, and kept. "": none.
+func (m *machine) parent(d *release.Delta) string {
 	if d == nil {
-		return nil
+		return ""
 	}
 	here, err := m.disk.Releases()
 	if err != nil {
 		m.log.Warn("no release used as a base", "error", err)
 	}
 	for _, r := range here {
-		if r.ID == d.Parent {
-			return m.manifests.get(r.Digest)
+		if r.ID == d.Parent && m.manifests.has(r.Digest) {
+			return r.Digest
 		}
 	}
-	return nil
+	return ""
 }
 
 // applied makes a manifest of a delta, and keeps it. One that cannot be applied still has the release's new frames.
@@ -137,6 +142,9 @@ func (m *machine) applied(p release.Pointer, parent *release.Manifest, object []
 		return blueprint{}, err
 	}
 	plan := blueprint{delta: d, source: release.Source{Release: p.Release, Parent: p.Delta.Parent}}
+	if parent == nil {
+		return plan, errors.New("the parent's manifest is not as it was kept")
+	}
 	made, err := d.Apply(parent)
 	if err != nil {
 		return plan, err
