@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -64,8 +66,8 @@ func (s *Stage) entry(f *seen) (entry, error) {
 	return e, nil
 }
 
-// index takes stock of the staged tree. Where no hook was, the names tell; else files that are as they were verified keep
-// their digest, others are hashed. A file that a hook changed in place while an older release shares it has spoilt
+// index takes stock of the staged tree. Files that are as they were verified keep their digest,
+// others (a hook's) are hashed. A file that a hook changed in place while an older release shares it has spoilt
 // that one: this one is refused ([ErrContent]).
 func (s *Stage) index(ctx context.Context) (*index, error) {
 	self, err := s.d.identify(incomingPrefix + string(s.id))
@@ -76,11 +78,7 @@ func (s *Stage) index(ctx context.Context) (*index, error) {
 	if err := unix.Fstat(int(s.top.Fd()), &top); err != nil {
 		return nil, s.folder().blame("stat", "", err)
 	}
-	trusted := trust(s.knownAs)
-	if s.touched {
-		trusted = noTrust
-	}
-	found, err := scan(s.folder(), trusted, func(dir string) bool { return below(dir, s.d.opt.Writable) })
+	found, err := s.found()
 	if err != nil {
 		return nil, err
 	}
@@ -112,6 +110,49 @@ func (s *Stage) index(ctx context.Context) (*index, error) {
 		}
 	}
 	return ix, s.study(ctx, ix, found, unknown)
+}
+
+// found is what is in the tree, but for what is in its writable directories: by a look at everything, or, when nobody else
+// was told where the tree is, by what Complete saw and what was added since.
+func (s *Stage) found() ([]seen, error) {
+	if s.touched {
+		return scan(s.folder(), noTrust, func(dir string) bool { return below(dir, s.d.opt.Writable) })
+	}
+	extra := slices.Collect(maps.Keys(s.extra))
+	found := make([]seen, 0, len(s.plan.entries)+len(extra))
+	for i := range s.plan.entries {
+		p := s.plan.entries[i].Path
+		if dir, _ := split(p); below(dir, s.d.opt.Writable) {
+			continue
+		}
+		switch {
+		case s.done[i].inode != 0:
+			found = append(found, s.done[i].seenAt(p))
+		case s.plan.entries[i].Kind == release.Symlink:
+			extra = append(extra, p)
+		}
+	}
+	for _, p := range extra {
+		dir, name := split(p)
+		if below(dir, s.d.opt.Writable) {
+			continue
+		}
+		in, err := s.folder().enter(dir)
+		if err != nil {
+			return nil, err
+		}
+		is, err := in.look(name)
+		in.close()
+		if err != nil {
+			return nil, err
+		}
+		is.path = p
+		found = append(found, is)
+	}
+	if len(extra) > 0 {
+		slices.SortStableFunc(found, func(a, b seen) int { return release.ComparePaths(a.path, b.path) })
+	}
+	return found, nil
 }
 
 // study reads the files and links of the index that nothing is known of yet.

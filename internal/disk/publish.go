@@ -22,9 +22,6 @@ import (
 // added then), the stamp. Afterwards hooks may change the tree, until Publish; but a file that an older
 // release shares must be replaced, not written to. After [ErrSync] the tree is gone, as with Publish.
 func (s *Stage) Complete() error {
-	if err := s.settle(); err != nil {
-		return fmt.Errorf("complete release %s: %w", s.id, s.lost(err))
-	}
 	err := s.exact()
 	if err == nil {
 		err = s.d.CheckShared()
@@ -33,6 +30,9 @@ func (s *Stage) Complete() error {
 		if err == nil {
 			err = add()
 		}
+	}
+	if failed := s.settle(); failed != nil {
+		err = s.lost(failed)
 	}
 	if err != nil {
 		return fmt.Errorf("complete release %s: %w", s.id, err)
@@ -66,7 +66,7 @@ func (s *Stage) exact() error {
 	if missing > 0 {
 		return fmt.Errorf("%d files are missing, the first is %q: %w", missing, first, ErrContent)
 	}
-	found, err := scan(s.folder(), s.knownAs, func(string) bool { return false })
+	found, err := scan(s.folder(), s.sharedAs, func(string) bool { return false })
 	if err != nil {
 		return err
 	}
@@ -91,15 +91,13 @@ func (s *Stage) exact() error {
 	return nil
 }
 
-// knownAs says how file p looked when it was linked, if this is still its inode; and, once the tree was found complete and nobody was
-// told where it is, any file.
-func (s *Stage) knownAs(p string, inode uint64) (seen, bool) {
+// sharedAs says how the shared file p looked when it was linked, if this is still its inode.
+func (s *Stage) sharedAs(p string, inode uint64) (seen, bool) {
 	i, ok := s.plan.find(p)
-	if !ok || s.done[i].inode != inode || !s.done[i].shared && !s.complete {
+	if !ok || !s.done[i].shared || s.done[i].inode != inode {
 		return seen{}, false
 	}
-	k := &s.done[i]
-	return seen{path: p, mode: k.mode, uid: k.uid, gid: k.gid, inode: inode, size: k.size, mtime: k.mtime}, true
+	return s.done[i].seenAt(p), true
 }
 
 func (s *Stage) addWritable() error {
@@ -119,6 +117,7 @@ func (s *Stage) addShared() error {
 		if err := s.tree.Symlink(s.d.opt.Shared[p], p); err != nil {
 			return blame(err)
 		}
+		s.extra[p] = true
 		if s.d.opt.Owner != self() {
 			if err := s.tree.Lchown(p, s.d.opt.Owner.UID, s.d.opt.Owner.GID); err != nil {
 				return blame(err)
@@ -142,6 +141,7 @@ func (s *Stage) addStamp() error {
 	if err != nil {
 		return blame(err)
 	}
+	s.extra[p] = true
 	_, err = fmt.Fprintf(f, "<?php return '%s';\n", s.id.Stamp())
 	if err == nil {
 		err = own(f, s.d.opt.Owner, 0o644)
@@ -155,7 +155,7 @@ func (s *Stage) addStamp() error {
 
 // makeDirs makes directory p of the tree and those above it, where they are not there yet.
 func (s *Stage) makeDirs(p string) error {
-	if p == "." || s.added[p] {
+	if p == "." || s.extra[p] {
 		return nil
 	}
 	if i, ok := s.plan.find(p); ok && s.done[i].inode != 0 {
@@ -167,7 +167,7 @@ func (s *Stage) makeDirs(p string) error {
 	if err := makeDir(s.tree, p, s.dirOwner(p)); err != nil {
 		return err
 	}
-	s.added[p] = true
+	s.extra[p] = true
 	return nil
 }
 

@@ -155,3 +155,56 @@ func TestOnlyWhatIsNewNeedsSpace(t *testing.T) {
 	_, err = d.StageManifest(t.Context(), r3, "", m)
 	wantErr(t, err, ErrNoSpace, "inodes")
 }
+
+func TestLinksAreSyncedBeforeTheReleaseIsComplete(t *testing.T) {
+	d := open(t, options(t))
+	m, bodies := shape(flushLinks + 100)
+	buildPacked(t, d, r1, m, bodies)
+	called := make(chan bool, 100)
+	real := d.syncfs
+	d.syncfs = func(f *os.File) error { called <- true; return real(f) }
+	s, err := d.StageManifest(t.Context(), r2, "", m)
+	must(t, err)
+	<-called
+	must(t, s.Complete())
+	must(t, s.Publish(t.Context()))
+	if _, ok, err := d.Has(r2); !ok {
+		t.Error("not as published:", err)
+	}
+}
+
+func TestWhatOnlyTheSettingsWantIsInTheIndex(t *testing.T) {
+	o := options(t)
+	o.Shared = map[string]string{"deep/down/up": t.TempDir()}
+	o.Writable, o.Stamp = []string{"log", "new/cache"}, "lib/_cache.php"
+	d := open(t, o)
+	p := packed{"log/in": "a file below a writable directory"}
+	for name, body := range site {
+		p[name] = body
+	}
+	deploy(t, d, r1, p)
+	looked, err := d.readIndex(r1)
+	must(t, err)
+	s, bodies := stagePacked(t, d, r2, p)
+	putAll(t, s, bodies)
+	must(t, s.Complete())
+	s.Dir() // everything is looked at
+	must(t, s.Publish(t.Context()))
+	told, err := d.readIndex(r2)
+	must(t, err)
+	if a, b := describe(looked), describe(told); a != b {
+		t.Errorf("what was known:\n%s\nwhat is there:\n%s", a, b)
+	}
+}
+
+// describe is an index without what differs from one release of the same files to the next: inodes, and what the stamp says.
+func describe(ix *index) string {
+	var out strings.Builder
+	for _, e := range ix.entries {
+		if e.path == "lib/_cache.php" && e.sum != (release.Sum{}) {
+			e.sum = release.Sum{1}
+		}
+		fmt.Fprintf(&out, "%c %o %s %s %s\n", e.kind, e.mode, e.path, e.sum, e.target)
+	}
+	return out.String()
+}

@@ -282,6 +282,7 @@ func (s *Stage) link(from *source, old string, in folder, name string, i int) er
 	if err != nil {
 		return errors.Join(err, in.remove(name))
 	}
+	s.links.Add(1)
 	s.mu.Lock()
 	s.done[i] = knownAs(&is, s.plan.entries[i].Sum)
 	s.done[i].shared = true

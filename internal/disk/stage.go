@@ -31,14 +31,15 @@ type Stage struct {
 	sync   *os.File // of the filesystem; opened before the first write, so that syncfs reports its errors
 
 	packed  bool
-	donors  []donor // by entry, until they were used
-	written atomic.Int64
+	donors  []donor      // by entry, until they were used
+	written atomic.Int64 // bytes
+	links   atomic.Int64
 	flush   *flusher // nil: little is to be written, or it has stopped
 
 	mu       sync.Mutex
 	done     []known // by entry: files and directories that are in the tree, whole
 	parts    map[int]*partial
-	added    map[string]bool // directories that only the settings want
+	extra    map[string]bool // what only the settings want, once it is there
 	spoilt   []error         // why donors were of no use
 	complete bool
 	touched  bool // somebody else may have been there since
@@ -59,6 +60,11 @@ type known struct {
 
 func knownAs(s *seen, sum release.Sum) known {
 	return known{inode: s.inode, size: s.size, mtime: s.mtime, mode: s.mode, uid: s.uid, gid: s.gid, sum: sum}
+}
+
+// seenAt is what a look at path p gave.
+func (k *known) seenAt(p string) seen {
+	return seen{path: p, mode: k.mode, uid: k.uid, gid: k.gid, inode: k.inode, size: k.size, mtime: k.mtime}
 }
 
 // is says whether the file or directory looks as it did. Of a directory, only which one it is matters.
@@ -97,7 +103,7 @@ func (d *Disk) stage(ctx context.Context, id release.ID, digest string, plan *la
 	}
 	s := &Stage{
 		d: d, id: id, digest: digest, plan: plan, packed: packed,
-		done: make([]known, len(plan.entries)), parts: map[int]*partial{}, added: map[string]bool{},
+		done: make([]known, len(plan.entries)), parts: map[int]*partial{}, extra: map[string]bool{},
 	}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, s.GiveUp(err))
@@ -150,10 +156,14 @@ func (s *Stage) open(ctx context.Context) (err error) {
 	if err := s.makeTree(); err != nil {
 		return err
 	}
-	if s.packed {
-		return s.reuse(ctx)
+	if !s.packed {
+		return nil
 	}
-	return nil
+	err = s.reuse(ctx)
+	if err == nil && s.links.Load() > flushLinks && s.flush == nil {
+		s.startFlush() // while the download and the last look at them go on
+	}
+	return err
 }
 
 // resume opens and sweeps the directory that an earlier try left; false: there is none.
