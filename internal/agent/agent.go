@@ -16,7 +16,8 @@
 // only as far as the pointer's SHA-256 reaches: to the manifest, and from there to every file. Contents that are not what they
 // should be are read once more; then the release is refused, and what is served stays.
 //
-// An idle member in service also fetches the release that the fleet would go back to, given up at once for anything else.
+// An idle member in service also fetches the release that the fleet would go back to, and once a day reads through what is on its
+// disk and mends what is damaged, both given up at once for anything else.
 package agent
 
 import (
@@ -102,6 +103,7 @@ type Agent struct {
 	cleanAt   time.Duration // boot time before which it is not tried again
 	cleanWait time.Duration // how long that was
 	spare     spare
+	scrub     scrubs
 	room      room
 	pending   bool // settings were changed and wait for a quiet moment
 	reloadErr string
@@ -142,6 +144,7 @@ func New(p Parts) (*Agent, error) {
 	}
 	a.node.FoundActive(active)
 	a.pointer = pointerReader{bucket: p.Bucket}
+	a.recallScrub()
 	a.view = a.look() // what the disk knows counts from the start, however long the table takes to answer
 	return a, nil
 }

@@ -165,7 +165,7 @@ func (m *machine) stageOnce(ctx context.Context, w fleet.Want, progress func(str
 	if ok {
 		err = m.disk.CheckShared()
 	} else {
-		err = m.fetch(ctx, w, progress)
+		err = m.fetch(ctx, w, progress, m.publish)
 	}
 	if err != nil {
 		return err
@@ -180,10 +180,13 @@ func (m *machine) stageOnce(ctx context.Context, w fleet.Want, progress func(str
 	return nil
 }
 
-// fetch builds the release: list, compare with the note, download, hooks, sync, name.
-func (m *machine) fetch(ctx context.Context, w fleet.Want, progress func(string)) (err error) {
+// finish is what becomes of a stage that has all contents.
+type finish func(context.Context, *disk.Stage, fleet.Want) error
+
+// fetch builds the release: list, compare with the note, download; hooks, sync and name are publish's, which ends it.
+func (m *machine) fetch(ctx context.Context, w fleet.Want, progress func(string), end finish) (err error) {
 	if !w.Note.Pointer.Plain() {
-		return m.fetchPacked(ctx, w, progress)
+		return m.fetchPacked(ctx, w, progress, end)
 	}
 	id := w.Note.Pointer.Release
 	l, err := m.listing(ctx, w.Note, true)
@@ -198,10 +201,6 @@ func (m *machine) fetch(ctx context.Context, w fleet.Want, progress func(string)
 			return fmt.Errorf("release %s lists with digest %.12s, the fleet agreed on %.12s: its objects were changed", id, d, w.Note.Digest)
 		}
 	}
-	// What before_flip made is not in the contents that come now.
-	if err := m.past.note(id, func(d *deeds) { d.Prepared = "" }); err != nil {
-		return err
-	}
 	s, err := m.disk.Stage(ctx, id, w.Note.Digest, files(l))
 	if err != nil {
 		return err
@@ -210,7 +209,7 @@ func (m *machine) fetch(ctx context.Context, w fleet.Want, progress func(string)
 	if err := m.download(ctx, s, id, l, progress); err != nil {
 		return err
 	}
-	return m.publish(ctx, s, w)
+	return end(ctx, s, w)
 }
 
 // publish ends the building of a release whose contents are all there: what the settings add, hook, sync, name.
@@ -222,6 +221,10 @@ func (m *machine) publish(ctx context.Context, s *disk.Stage, w fleet.Want) erro
 		if err := m.hook(ctx, "after_sync", command, s.Dir(), w); err != nil {
 			return err
 		}
+	}
+	// What before_flip made is not in the contents that get the name now.
+	if err := m.past.note(w.Note.Pointer.Release, func(d *deeds) { d.Prepared = "" }); err != nil {
+		return err
 	}
 	return s.Publish(ctx)
 }

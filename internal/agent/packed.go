@@ -40,8 +40,8 @@ type blueprint struct {
 	source   release.Source // of delta, but for its end
 }
 
-// fetchPacked builds a packed release: manifest, what other releases on this disk have, the rest from packs, hooks, sync, name.
-func (m *machine) fetchPacked(ctx context.Context, w fleet.Want, progress func(string)) (err error) {
+// fetchPacked is fetch for a packed release: manifest, what other releases on this disk have, the rest from packs.
+func (m *machine) fetchPacked(ctx context.Context, w fleet.Want, progress func(string), end finish) (err error) {
 	p := w.Note.Pointer
 	if p.Manifest.SHA256 != w.Note.Digest {
 		return fmt.Errorf("release %s: its pointer names the manifest %.12s, the fleet agreed on %.12s", p.Release, p.Manifest.SHA256, w.Note.Digest)
@@ -52,10 +52,6 @@ func (m *machine) fetchPacked(ctx context.Context, w fleet.Want, progress func(s
 	}
 	if n := plan.manifest.Files(); n != p.Files {
 		return &release.Error{What: "manifest", Value: string(p.Release), Rule: fmt.Sprintf("has %d files where the pointer says %d", n, p.Files)}
-	}
-	// What before_flip made is not in the contents that come now.
-	if err := m.past.note(p.Release, func(d *deeds) { d.Prepared = "" }); err != nil {
-		return err
 	}
 	s, err := m.disk.StageManifest(ctx, p.Release, w.Note.Digest, plan.manifest)
 	if err != nil {
@@ -71,7 +67,7 @@ func (m *machine) fetchPacked(ctx context.Context, w fleet.Want, progress func(s
 	if err != nil {
 		return err
 	}
-	return m.publish(ctx, s, w)
+	return end(ctx, s, w)
 }
 
 // damaged says whether contents came that are not what the manifest says.

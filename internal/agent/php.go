@@ -184,9 +184,7 @@ const (
 
 // roomWanted says whether an instance in service, of a fleet that is done, is to look after room in opcache.
 func (a *Agent) roomWanted() bool {
-	v := a.view
-	quiet := v.Ready && v.Phase == fleet.Serve && !v.Isolated && !v.Behind && (v.Head.State == fleet.Done || v.Head.State == fleet.Abort)
-	return quiet && a.room.due && !a.pending && a.p.Clock.Boot() >= a.room.retry
+	return a.quiet() && a.room.due && a.p.Clock.Boot() >= a.room.retry
 }
 
 // roomMade takes the end of such a look.

@@ -113,6 +113,7 @@ func printStatus(w io.Writer, s Status) error {
 		{"phase", string(s.Phase)},
 		{"serving", string(s.Flipped.Release)},
 		{"epoch", strconv.FormatInt(s.Head.Epoch, 10) + " " + string(s.Head.State) + " " + string(s.Head.Release)},
+		{"scrub", s.Scrub.String()},
 		{"healthy", strconv.FormatBool(s.Healthy)},
 		{"version", s.Version},
 	}

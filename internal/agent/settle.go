@@ -66,15 +66,24 @@ func (m *machine) spare(ctx context.Context, t fleet.Target) error {
 	if _, ok, _ := m.disk.Has(t.Release); ok {
 		return nil
 	}
-	note, err := m.noteOf(ctx, t.Sequence)
+	w, err := m.unasked(ctx, t)
 	if err != nil {
 		return err
 	}
+	return m.stageOnce(ctx, w, func(string) {})
+}
+
+// unasked is the want of a release that the fleet does not ask for now.
+func (m *machine) unasked(ctx context.Context, t fleet.Target) (w fleet.Want, err error) {
+	note, err := m.noteOf(ctx, t.Sequence)
+	if err != nil {
+		return w, err
+	}
 	if note == nil || note.Pointer.Release != t.Release {
-		return fmt.Errorf("the table has no note %d of release %s", t.Sequence, t.Release)
+		return w, fmt.Errorf("the table has no note %d of release %s", t.Sequence, t.Release)
 	}
 	c := fleet.Commitment{Sequence: t.Sequence, Release: t.Release, Digest: note.Digest}
-	return m.stageOnce(ctx, fleet.Want{Task: fleet.Stage, Note: *note, Commit: c}, func(string) {})
+	return fleet.Want{Task: fleet.Stage, Note: *note, Commit: c, Joining: true}, nil
 }
 
 // clean removes what nobody needs. That it fails is logged here: nobody is waiting for it.

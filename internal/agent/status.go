@@ -24,6 +24,8 @@ import (
 type Status struct {
 	fleet.View
 	Site, Scope, Version string
+	// Scrub is the last look at every byte of the releases on this disk.
+	Scrub Scrub
 	// Line is one line for people: what is going on, or what is wrong.
 	Line string
 	// Healthy is what the load balancer is told: false when the instance knows of a commit that it is not on, is unfit, or
@@ -38,6 +40,9 @@ func (a *Agent) look() Status {
 	if text := a.pointer.err; text != "" {
 		v.Problems["pointer"] = cmp.Or(v.Problems["pointer"], text)
 	}
+	if a.scrub.err != "" {
+		v.Problems["disk"] = a.scrub.err
+	}
 	if text := a.machine.coldness(); text != "" {
 		v.Problems["opcache"] = text
 	}
@@ -46,7 +51,7 @@ func (a *Agent) look() Status {
 	}
 	v.Ready = v.Ready && !a.firstPending(v)
 	return Status{
-		View: v, Site: a.p.Config.Site, Scope: a.p.Config.Scope(), Version: a.p.Version,
+		View: v, Site: a.p.Config.Site, Scope: a.p.Config.Scope(), Version: a.p.Version, Scrub: a.scrub.last,
 		Line: line(v, a.job), Healthy: healthy(v),
 	}
 }

@@ -11,8 +11,9 @@ import (
 // job is the one long step that the machine is at.
 type job struct {
 	want     fleet.Want
-	spare    fleet.Target // the release that an idle machine fetches, if that is the job
-	room     bool         // the job is to look after room in opcache
+	spare    fleet.Target     // the release that an idle machine fetches, if that is the job
+	room     bool             // the job is to look after room in opcache
+	scrub    fleet.Commitment // what is live, if the job is to look whether the disk is well
 	cancel   context.CancelFunc
 	progress atomic.Pointer[string]
 }
@@ -25,13 +26,16 @@ func (j *job) said() string {
 	return *j.progress.Load()
 }
 
+// idle says whether it is work that nobody waits for, and that can be given up at any time.
+func (j *job) idle() bool { return j.room || j.scrub.Release != "" || j.spare.Release != "" }
+
 func (j *job) say(text string) { j.progress.Store(&text) }
 
 // pursue makes the worker do what the node wants. Work for another want is given up first: its end wakes the loop,
 // and the new work starts then.
 func (a *Agent) pursue(ctx context.Context, want fleet.Want) {
 	if a.job != nil {
-		if !a.job.want.Same(want) || a.pending && (a.job.room || a.job.spare.Release != "") {
+		if !a.job.want.Same(want) || a.pending && a.job.idle() {
 			a.job.cancel()
 		}
 		return
@@ -47,7 +51,10 @@ func (a *Agent) pursue(ctx context.Context, want fleet.Want) {
 		case a.roomWanted():
 			j.room = true
 		default:
-			if j.spare = a.spareWanted(); j.spare.Release == "" {
+			if j.spare = a.spareWanted(); !j.idle() {
+				j.scrub = a.scrubWanted()
+			}
+			if !j.idle() {
 				return
 			}
 		}
@@ -99,6 +106,10 @@ func (a *Agent) perform(ctx context.Context, j *job, keep keepList) func() {
 		err := m.spare(ctx, j.spare)
 		return func() { a.spared(j.spare, err) }
 	}
+	if j.scrub.Release != "" {
+		last, err := m.scrub(ctx, j.scrub)
+		return func() { a.scrubbed(last, err) }
+	}
 	err := m.clean(keep)
 	return func() { a.cleaned(err) }
 }
@@ -130,16 +141,22 @@ type spare struct {
 // spareRetry is the wait after a release to go back to could not be fetched: nobody waits for it.
 const spareRetry = 5 * time.Minute
 
+// quiet says that this instance is in service, the fleet has nothing going on, and no settings wait to take effect.
+func (a *Agent) quiet() bool {
+	v := a.view
+	over := v.Head.State == fleet.Done || v.Head.State == fleet.Abort
+	return v.Ready && v.Phase == fleet.Serve && !v.Isolated && !v.Behind && over && !a.pending
+}
+
 // spareWanted is the release that the fleet would go back to, while an instance in service has nothing else to do and does not
 // hold it, as one that joined after it; else nothing. A rollback then needs no download anywhere.
 func (a *Agent) spareWanted() (none fleet.Target) {
 	v := a.view
-	back, over := v.Head.Good, v.Head.State == fleet.Done || v.Head.State == fleet.Abort
+	back := v.Head.Good
 	if back.Release == v.Flipped.Release {
 		back = v.Head.Before
 	}
-	serving := v.Ready && v.Phase == fleet.Serve && !v.Isolated && !v.Behind && over
-	if !serving || a.pending || back.Release == "" || back.Release == v.Flipped.Release || back == a.spare.held || a.p.Clock.Boot() < a.spare.retry {
+	if !a.quiet() || back.Release == "" || back.Release == v.Flipped.Release || back == a.spare.held || a.p.Clock.Boot() < a.spare.retry {
 		return none
 	}
 	return back

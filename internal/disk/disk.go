@@ -46,6 +46,12 @@
 // fetched into a new inode. A hook that writes to a shared file in place has spoilt the older release:
 // its own release is refused.
 //
+// # Scrub
+//
+// The index sees what stat shows. A bit that flips shows nothing, so that [Disk.Scrub] reads everything, slowly; what it finds
+// loses its inode in every index that has it, and is hashed from then on by whoever meets it. [Stage.Mend] replaces single files
+// of a release that may be live, by rename, in a tree that otherwise stays.
+//
 // # Trust
 //
 // Names that a release brings are taken part by part: each directory is opened below the staging
