@@ -10,7 +10,12 @@ type Silence struct {
 	// coordinator stood still on the head since headSince: its own lease runs from there.
 	coordinator string
 	headSince   time.Duration
+	swept       time.Duration // end of the last sweep; 0: none yet
 }
+
+// mostGap is how much of the time between two sweeps counts: the slowest pace of sweeps, H of 10,000 members, twice. While the
+// table does not answer the observer nobody can beat either, and the first sweep afterwards would find everybody silent.
+const mostGap = 10 * time.Second
 
 type sighting struct {
 	incarnation string
@@ -26,6 +31,13 @@ func NewSilence(coordinator string, since time.Duration) *Silence {
 
 // Observe takes a clean, complete, strongly consistent sweep that began and ended at these boot times.
 func (s *Silence) Observe(rows []Member, began, ended time.Duration) {
+	if blind := began - s.swept - mostGap; s.swept > 0 && blind > 0 {
+		for id, was := range s.seen {
+			was.since += blind
+			s.seen[id] = was
+		}
+	}
+	s.swept = ended
 	for _, m := range rows {
 		was, ok := s.seen[m.Instance]
 		if !ok || was.incarnation != m.Incarnation || was.beat != m.Beat {
