@@ -22,6 +22,7 @@ type coordination struct {
 	silence          *Silence
 	sweepAt, renewAt time.Duration
 	swept, lap       time.Duration // when the rows were last read, and how long after the time before that
+	failed           int           // sweeps in a row
 	tally            Tally
 	early            []Member // weakened builds only: a sweep from before the opening
 }
@@ -62,8 +63,11 @@ func (n *Node) coordinate(ctx context.Context) {
 	c.sweepAt = n.now + HeadInterval(int(n.head.Members))
 	rows, err := n.o.Ledger.Members(ctx)
 	if !n.note("table", err) {
+		c.sweepAt = n.now + n.backOff(HeadInterval(int(n.head.Members)), c.failed)
+		c.failed++
 		return // a partial sweep counts for nothing
 	}
+	c.failed = 0
 	if weak == "M3" && c.early != nil {
 		rows = mergeEarly(c.early, rows)
 	}

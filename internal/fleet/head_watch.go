@@ -26,13 +26,27 @@ func (n *Node) readHead(ctx context.Context) {
 	h, ok, err := n.o.Ledger.Head(ctx, strong && weak != "M6")
 	n.headAt = n.now + n.headEvery()
 	if !n.note("table", err) {
+		n.headAt = n.now + n.backOff(n.headEvery(), n.headFailed)
+		n.headFailed++
 		return
 	}
+	n.headFailed = 0
 	n.touch()
 	n.observe(h, ok, strong)
 	if strong || !n.strong { // else observe asks for a strong read at once
 		n.headAt = n.now + n.headEvery()
 	}
+}
+
+// mostBackOff is the longest wait between requests that fail: a fleet that is throttled must not keep itself so, and one
+// that finds the table back must not be late.
+const mostBackOff = 4 * time.Second
+
+// backOff is the wait before a request that failed so often before is made again: its own pace at first, then longer, and
+// never that of all others.
+func (n *Node) backOff(pace time.Duration, failed int) time.Duration {
+	wait := max(pace, min(pace<<min(failed, 8), mostBackOff))
+	return wait/2 + time.Duration(n.o.Random()*float64(wait/2))
 }
 
 // observe takes an answer about the head. An older one than was seen is ignored (I15); if a strong read insists, the

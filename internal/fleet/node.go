@@ -52,6 +52,7 @@ type Node struct {
 	strongReads        int           // strong answers so far
 	headRead           time.Duration // when it was last read
 	headAt             time.Duration // when the head is due
+	headFailed         int           // reads in a row
 	stood              stand         // how long the head's beat has stood still
 	lost               bool
 	rows               []Member      // of the last vetting
