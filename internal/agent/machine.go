@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"s3pulldeploy/internal/config"
 	"s3pulldeploy/internal/disk"
@@ -32,6 +33,16 @@ type Contents interface {
 
 // downloads is the number of objects fetched at a time: enough to hide S3's 30 ms behind small files.
 const downloads = 16
+
+// atOnce is how many of most transfers may run at a time with the descriptors that this process may have: four each (a
+// connection, a file, its directory, and one to spare), besides 32 of the agent's own, half of them the table's connections.
+func atOnce(most int) int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur >= uint64(32+4*most) {
+		return most
+	}
+	return max((int(limit.Cur)-32)/4, 1)
+}
 
 // attempts is how often a stage is tried while S3 or the network is away, before this machine says no; pause is what it waits
 // after the first try, and as much longer after each further one. The store has waited some seconds in every try.
@@ -248,7 +259,7 @@ func (m *machine) download(ctx context.Context, s *disk.Stage, id release.ID, l 
 	}
 	var done atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(downloads)
+	g.SetLimit(atOnce(downloads))
 	for _, f := range missing {
 		g.Go(func() error {
 			if err := m.one(ctx, s, id, objects[f.Path], f); err != nil {

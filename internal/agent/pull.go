@@ -57,7 +57,7 @@ func (m *machine) pull(ctx context.Context, s *disk.Stage, plan blueprint, progr
 		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	for range min(connections, len(p.ranges)) {
+	for range min(atOnce(connections), len(p.ranges)) {
 		g.Go(func() error { return p.work(ctx) })
 	}
 	return g.Wait()
