@@ -87,20 +87,29 @@ func (s *site) list(release string) []string {
 type middle struct {
 	*httptest.Server
 	site      *site
+	proxy     http.Handler // to the server, whatever the faults
 	downloads atomic.Int64 // answers with contents of a release
 	lie       atomic.Pointer[func(key string, body []byte) []byte]
 	writing   atomic.Pointer[func(key string)] // called before a PUT goes on, with the key below the site
-	// fault may answer a request about a key below the site itself; then it returns true.
+	// fault may answer a request itself; then it returns true. key is below the site, or the path of what is none of ours.
 	fault atomic.Pointer[func(w http.ResponseWriter, r *http.Request, key string) bool]
 }
 
 // between puts a middle in front of S3, and of the agents that are configured from now on.
 func (s *site) between() *middle {
 	s.t.Helper()
-	target, err := url.Parse(s.world.s3.Endpoint)
+	m := s.front(s.world.s3.Endpoint)
+	s.s3 = m.URL
+	return m
+}
+
+// front puts a middle in front of a server.
+func (s *site) front(address string) *middle {
+	s.t.Helper()
+	target, err := url.Parse(address)
 	check(s.t, err)
 	m := &middle{site: s}
-	proxy := &httputil.ReverseProxy{
+	m.proxy = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host = target.Scheme, target.Host
 			r.Out.Host = r.In.Host // the signature is over it
@@ -114,14 +123,13 @@ func (s *site) between() *middle {
 			}
 		}
 		if fault := m.fault.Load(); fault != nil {
-			if key, ours := m.key(r); ours && (*fault)(w, r, key) {
+			if key, _ := m.key(r); (*fault)(w, r, key) {
 				return
 			}
 		}
-		proxy.ServeHTTP(w, r)
+		m.proxy.ServeHTTP(w, r)
 	}))
 	s.t.Cleanup(m.Close)
-	s.s3 = m.URL
 	return m
 }
 
@@ -130,7 +138,7 @@ func (m *middle) key(r *http.Request) (key string, ours bool) {
 	return strings.CutPrefix(r.URL.Path, "/"+m.site.bucket+"/"+m.site.name+"/")
 }
 
-// breaks answers requests about the site by f, where that returns true.
+// breaks answers requests by f, where that returns true.
 func (m *middle) breaks(f func(w http.ResponseWriter, r *http.Request, key string) bool) {
 	m.fault.Store(&f)
 }

@@ -120,6 +120,7 @@ func (p *Proxy) CutAfter(most int64) {
 	p.most = most
 	for r := range p.conns {
 		r.brought = 0
+		r.narrow()
 	}
 }
 
@@ -171,6 +172,9 @@ func (p *Proxy) serve(client *net.TCPConn) {
 		return
 	}
 	p.conns[r] = true
+	if p.most > 0 {
+		r.narrow()
+	}
 	p.mu.Unlock()
 	defer func() {
 		p.mu.Lock()
@@ -279,6 +283,9 @@ func (p *Proxy) swallow(r *relay, n int) bool {
 	p.dropped += int64(n)
 	return true
 }
+
+// narrow keeps what is on its way to the client small: a reset loses it, and it was counted.
+func (r *relay) narrow() { _ = r.client.SetWriteBuffer(16 << 10) }
 
 // reset closes both ends; the peers see a reset, not an orderly end.
 func (r *relay) reset() {
