@@ -33,6 +33,8 @@ type WebOptions struct {
 	User string   // whom PHP and nginx run as if we are root; empty, or we are not: as we do
 	Ini  []string // more lines for php.ini
 
+	Workers int // of the pool; 0: 2
+
 	// Site changes the public snippet, as an operator does who knows better; nil: it stays as it is.
 	Site func(string) string
 	// Public is the folder in the release that visitors see, such as /public; empty: the release itself.
@@ -209,7 +211,7 @@ group = {{.}}
 {{end}}listen = {{.Dir}}/fpm.sock
 listen.mode = 0666
 pm = static
-pm.max_children = 2
+pm.max_children = {{or .Workers 2}}
 catch_workers_output = yes
 clear_env = yes
 `))

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// flip is one release that went live under load.
+type flip struct {
+	release string
+	before  time.Time // a second without anything begins
+	pushed  time.Time // push was started
+	at      time.Time // the link was seen to have moved
+	over    time.Time // whatever follows a rollout is over, room in opcache too
+}
+
+// row is one application in one mode.
+type row struct {
+	app, mode             string
+	flips, requests       int
+	failed, mixed, stale  int
+	before, during, after window
+	later                 time.Duration // the slowest of all requests from a second after a flip on: while room is made
+	rooms                 int           // how often room was made
+	cause                 error         // of a request that failed
+}
+
+// window is how long requests took in one part of all flips.
+type window struct {
+	slowest time.Duration // the median over the flips of each one's slowest
+	p99     time.Duration // of all requests in it
+}
+
+// judge makes a row of what was answered while releases went live one after the other.
+func judge(app, mode string, answers []answer, flips []flip) row {
+	r := row{app: app, mode: mode, flips: len(flips), requests: len(answers)}
+	for _, a := range answers {
+		switch {
+		case a.err != nil:
+			r.failed++
+			r.cause = cmp.Or(r.cause, a.err)
+		case strings.Contains(a.releases, ","):
+			r.mixed++
+		case stale(a, flips):
+			r.stale++
+		}
+	}
+	r.before = measure(answers, flips, func(f flip) (time.Time, time.Time) { return f.before, f.before.Add(time.Second) })
+	r.during = measure(answers, flips, func(f flip) (time.Time, time.Time) { return f.pushed, f.at })
+	r.after = measure(answers, flips, func(f flip) (time.Time, time.Time) { return f.at, f.at.Add(time.Second) })
+	for _, f := range flips {
+		r.later = max(r.later, slowest(within(answers, f.at.Add(time.Second), f.over)))
+	}
+	return r
+}
+
+// stale says whether a request began after a flip and was answered by an older release; ids grow with time.
+func stale(a answer, flips []flip) bool {
+	live := ""
+	for _, f := range flips {
+		if a.begin.After(f.at) {
+			live = f.release
+		}
+	}
+	return a.releases < live
+}
+
+// within are the requests that ran, in part at least, between two times.
+func within(answers []answer, from, to time.Time) (in []answer) {
+	for _, a := range answers {
+		if a.end.After(from) && a.begin.Before(to) {
+			in = append(in, a)
+		}
+	}
+	return in
+}
+
+func measure(answers []answer, flips []flip, span func(flip) (from, to time.Time)) window {
+	var most, all []time.Duration
+	for _, f := range flips {
+		from, to := span(f)
+		in := within(answers, from, to)
+		most = append(most, slowest(in))
+		for _, a := range in {
+			all = append(all, a.took())
+		}
+	}
+	return window{quantile(most, 0.5), quantile(all, 0.99)}
+}
+
+func slowest(answers []answer) (most time.Duration) {
+	for _, a := range answers {
+		most = max(most, a.took())
+	}
+	return most
+}
+
+// quantile is 0 of nothing.
+func quantile(of []time.Duration, q float64) time.Duration {
+	if len(of) == 0 {
+		return 0
+	}
+	of = slices.Sorted(slices.Values(of))
+	return of[min(int(q*float64(len(of))), len(of)-1)]
+}
+
+// String is one line for the terminal.
+func (r row) String() string {
+	return fmt.Sprintf("%s, %s: %d requests, %d failed, %d mixed, %d stale; slowest before %s, during %s, after %s; room made %d times, then %s",
+		r.app, r.mode, r.requests, r.failed, r.mixed, r.stale, ms(r.before.slowest), ms(r.during.slowest), ms(r.after.slowest), r.rooms, ms(r.later))
+}
+
+func ms(d time.Duration) string {
+	if d < 10*time.Millisecond {
+		return fmt.Sprintf("%.1f ms", float64(d)/1e6)
+	}
+	return fmt.Sprintf("%d ms", d.Milliseconds())
+}
+
+// table is what goes into the documentation.
+func table(rows []row) string {
+	var b strings.Builder
+	b.WriteString("| application | mode | flips | requests | failed | mixed | stale | slowest (p99) before | while it is prepared | in the second after the flip | after ÷ before | room made, slowest then |\n")
+	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+	for _, r := range rows {
+		fmt.Fprintf(&b, "| %s | %s | %d | %d | %d | %d | %d | %s | %s | %s | %.1f | %d, %s |\n", r.app, r.mode, r.flips, r.requests,
+			r.failed, r.mixed, r.stale, r.before, r.during, r.after, ratio(r.after.slowest, r.before.slowest), r.rooms, ms(r.later))
+	}
+	b.WriteByte('\n')
+	for _, w := range rows {
+		for _, r := range rows {
+			if w.mode == "warm" && r.mode != "warm" && r.app == w.app {
+				fmt.Fprintf(&b, "%s: after a flip the slowest request of `%s` takes %.0f times that of `warm`.\n", w.app, r.mode, ratio(r.after.slowest, w.after.slowest))
+			}
+		}
+	}
+	return b.String()
+}
+
+func (w window) String() string { return fmt.Sprintf("%s (%s)", ms(w.slowest), ms(w.p99)) }
+
+func ratio(a, b time.Duration) float64 { return float64(a) / float64(max(b, 1)) }
+
+// between replaces what is between the markers in a file.
+func between(file, text string) error {
+	const begin, end = "<!-- bench-switch -->\n", "<!-- bench-switch end -->"
+	old, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	head, rest, ok := strings.Cut(string(old), begin)
+	_, tail, whole := strings.Cut(rest, end)
+	if !ok || !whole {
+		return fmt.Errorf("%s: no markers %q and %q", file, strings.TrimSpace(begin), end)
+	}
+	return os.WriteFile(file, []byte(head+begin+text+end+tail), 0o644)
+}
+
+// verdict fails when visitors noticed something that they must not.
+func verdict(rows []row) error {
+	var errs []error
+	for _, r := range rows {
+		if r.mode == "warm" && r.failed+r.mixed+r.stale > 0 {
+			errs = append(errs, fmt.Errorf("%s: %d requests failed, %d mixed, %d stale", r.app, r.failed, r.mixed, r.stale), r.cause)
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// workers send the requests: enough that a slow answer does not hold up the rate.
+const workers = 6
+
+// answer is what one request got.
+type answer struct {
+	begin, end time.Time
+	releases   string // of all files that made it, comma-separated
+	err        error
+}
+
+func (a answer) took() time.Duration { return a.end.Sub(a.begin) }
+
+// load sends requests at a steady rate until it is stopped.
+type load struct {
+	cancel context.CancelFunc
+	wait   sync.WaitGroup
+
+	mu      sync.Mutex
+	answers []answer
+}
+
+// startLoad asks for the pages in turn, so many times a second.
+func startLoad(url string, pages []string, rate int) *load {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &load{cancel: cancel}
+	due := make(chan string)
+	l.wait.Go(func() {
+		defer close(due)
+		tick := time.NewTicker(time.Second / time.Duration(rate))
+		defer tick.Stop()
+		for n := 0; ; n++ {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case due <- url + pages[n%len(pages)]:
+			}
+		}
+	})
+	for range workers {
+		l.wait.Go(func() {
+			client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{}}
+			defer client.CloseIdleConnections()
+			for page := range due {
+				a := ask(client, page)
+				l.mu.Lock()
+				l.answers = append(l.answers, a)
+				l.mu.Unlock()
+			}
+		})
+	}
+	return l
+}
+
+// stop ends the requests, the last ones complete, and returns all answers. It may be called again.
+func (l *load) stop() []answer {
+	l.cancel()
+	l.wait.Wait()
+	return l.answers
+}
+
+// What every page ends with: the releases that its files are from.
+var (
+	mark    = []byte("<!-- releases ")
+	markEnd = []byte(" --></html>\n")
+)
+
+// ask sends one request. A page that is not whole is an error.
+func ask(client *http.Client, url string) (a answer) {
+	a.begin = time.Now()
+	defer func() { a.end = time.Now() }()
+	resp, err := client.Get(url)
+	if err != nil {
+		a.err = err
+		return a
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	switch {
+	case err != nil:
+		a.err = err
+	case resp.StatusCode != http.StatusOK:
+		a.err = fmt.Errorf("%s: %s: %.300s", url, resp.Status, text)
+	default:
+		a.releases, a.err = releases(text)
+	}
+	return a
+}
+
+// releases reads the end of a page.
+func releases(page []byte) (string, error) {
+	_, rest, ok := bytes.Cut(page, mark)
+	text, end, whole := bytes.Cut(rest, markEnd)
+	if !ok || !whole || len(end) > 0 || len(text) == 0 {
+		return "", fmt.Errorf("the page is not whole: %d bytes, it ends with %q", len(page), page[max(0, len(page)-200):])
+	}
+	return string(text), nil
+}
