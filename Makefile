@@ -29,7 +29,7 @@ PACKAGE_ARCHS  ?= amd64 arm64
 DIST           ?= dist
 
 .DELETE_ON_ERROR:
-.PHONY: help tools machine build package test test-system simulate lint demo clean
+.PHONY: help tools machine build package test test-system simulate lint demo bench-switch clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ lint: tools ## format, vet, staticcheck, shellcheck, units, image template, go.m
 
 demo: tools ## a fleet of three on this machine: push, push under load, roll back (DEMO_KEEP=1 leaves it running)
 	go run ./internal/demo
+
+bench-switch: tools ## what visitors notice of a deploy, in each mode of opcache; into docs/benchmarks.md; a quarter of an hour
+	go run ./internal/benchswitch -docs=docs/benchmarks.md
 
 clean: ## remove what was built; .tools stays
 	rm -rf dist

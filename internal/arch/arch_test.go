@@ -60,6 +60,7 @@ var layers = map[string]struct {
 	"internal/e2e":           {nil, "the built commands are tested from outside"},
 	"internal/systemtest":    {nil, "a booted fleet is tested from outside"},
 	"internal/sim":           {nil, "the simulation is made of tests, and shipped code must not lean on it"},
+	"internal/benchswitch":   {[]string{"internal/php", "internal/testenv/parts"}, "the bench measures the built commands from outside; it only asks opcache what it holds"},
 	"internal/demo":          {[]string{"internal/testenv/parts"}, "the demo shows the built commands as a user runs them, from outside"},
 	"internal/testenv":       {[]string{"internal/testenv/parts"}, "the parts of tests must be usable from every package's tests"},
 	"internal/testenv/parts": {nil, "starting servers is the same for tests and the demo"},
