@@ -29,8 +29,9 @@ const (
 var Version = "dev"
 
 type flags struct {
-	config                      string
-	once, show, status, version bool
+	config                    string
+	check, once, show, status bool
+	version                   bool
 }
 
 // Main runs the agent command: arguments and signals in, an exit code out. reload delivers a signal for each reload that is
@@ -41,6 +42,7 @@ func Main(ctx context.Context, args []string, reload <-chan os.Signal, stdout, s
 	set.SetOutput(stderr)
 	set.StringVar(&f.config, "config", "config.yml", "the site's settings, `FILE`")
 	set.BoolVar(&f.once, "once", false, "one pass as a member: bring up what is committed or pending, leave, exit")
+	set.BoolVar(&f.check, "check", false, "look at web server and PHP as they are set up: a line each, ok or why not")
 	set.BoolVar(&f.show, "show", false, "print the settings in force")
 	set.BoolVar(&f.status, "status", false, "ask the running agent how it is")
 	set.BoolVar(&f.version, "version", false, "print the version")
@@ -74,7 +76,7 @@ func Main(ctx context.Context, args []string, reload <-chan os.Signal, stdout, s
 func usage(w io.Writer, set *flag.FlagSet) {
 	fmt.Fprint(w, "agent keeps this instance on the release that its fleet agreed on.\n\n"+
 		"  agent -config=/etc/s3-pull-deploy/SITE.yml           the daemon\n"+
-		"  agent -config=FILE -once | -status | -show           one pass, how it is, the settings\n"+
+		"  agent -config=FILE -once | -status | -show | -check  one pass, how it is, the settings, what is wrong\n"+
 		"  agent -version\n\n")
 	set.PrintDefaults()
 	fmt.Fprint(w, "\nExit codes: 0 done, 1 failed, 2 wrong usage or settings.\n")
@@ -90,6 +92,8 @@ func complain(w io.Writer, err error) {
 
 func (f flags) verb(ctx context.Context, c *config.Config, reload <-chan os.Signal, stdout, stderr io.Writer) error {
 	switch {
+	case f.check:
+		return check(ctx, c, stdout)
 	case f.show:
 		_, err := stdout.Write(c.YAML())
 		return err

@@ -38,14 +38,21 @@ func TestPHPSaysOverTheVisitorsPathWhichReleaseItServes(t *testing.T) {
 	}
 }
 
+// unresolved makes nginx hand over the link.
+func unresolved(_, text string) string {
+	return strings.Replace(text, "set $deploy_root $realpath_root;", "set $deploy_root $document_root;", 1)
+}
+
+// withoutPage is a site that does not have the whole snippet.
+func withoutPage(_, text string) string {
+	return strings.Replace(text, "location = /_deploy/release {", "location = /elsewhere {", 1)
+}
+
 // nginx with $document_root, and PHP that remembers where links led: what many tutorials show.
 func TestWebServerThatDoesNotResolveTheRootIsSeen(t *testing.T) {
 	root := site(t)
 	flip(t, root, "active", first)
-	unresolved := func(site string) string {
-		return strings.Replace(site, "set $deploy_root $realpath_root;", "set $deploy_root $document_root;", 1)
-	}
-	server := testenv.PHPWith(t, parts.WebOptions{Root: root, Site: unresolved})
+	server := testenv.PHPWith(t, parts.WebOptions{Root: root, Edit: unresolved})
 	visitors := php.Site{URL: server.URL}
 	seen, err := visitors.Runs(t.Context(), first)
 	if err != nil || seen.Resolved {
@@ -61,10 +68,7 @@ func TestWebServerThatDoesNotResolveTheRootIsSeen(t *testing.T) {
 func TestSiteWithoutThePageCannotBeAsked(t *testing.T) {
 	root := site(t)
 	flip(t, root, "active", first)
-	without := func(site string) string {
-		return strings.Replace(site, "location = /_deploy/release {", "location = /elsewhere {", 1)
-	}
-	server := testenv.PHPWith(t, parts.WebOptions{Root: root, Site: without})
+	server := testenv.PHPWith(t, parts.WebOptions{Root: root, Edit: withoutPage})
 	if _, err := (php.Site{URL: server.URL}).Runs(t.Context(), first); !errors.Is(err, php.ErrNoPage) {
 		t.Errorf("the application answers: %v", err)
 	}

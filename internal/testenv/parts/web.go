@@ -35,8 +35,8 @@ type WebOptions struct {
 
 	Workers int // of the pool; 0: 2
 
-	// Site changes the public snippet, as an operator does who knows better; nil: it stays as it is.
-	Site func(string) string
+	// Edit changes a file of share/, named as in it, as an operator does who knows better; nil: they stay as they are.
+	Edit func(name, text string) string
 	// Public is the folder in the release that visitors see, such as /public; empty: the release itself.
 	Public string
 }
@@ -69,6 +69,9 @@ func StartWeb(ctx context.Context, o WebOptions) (*Web, error) {
 	}
 	return w, nil
 }
+
+// FPM is the process id of php-fpm's master.
+func (w *Web) FPM() int { return w.fpm.Pid() }
 
 // Stop ends both servers. It may be called again.
 func (w *Web) Stop(grace time.Duration) error {
@@ -164,9 +167,6 @@ func (o WebOptions) nginxConf(port, localPort, previewPort int) (string, error) 
 		"/usr/share/s3-pull-deploy/nginx/site.conf", o.path("site.conf"),
 		"unix:/run/php/php8.2-fpm.sock;", pool)
 	site, err3 := o.edited("nginx/site.conf", "/usr/share/s3-pull-deploy/release.php", o.path("release.php"))
-	if o.Site != nil {
-		site = o.Site(site)
-	}
 	if err := errors.Join(err1, err2, err3, os.WriteFile(o.path("site.conf"), []byte(site), 0o644)); err != nil {
 		return "", err
 	}
@@ -190,6 +190,9 @@ func (o WebOptions) edited(name string, changes ...string) (string, error) {
 			return "", fmt.Errorf("share/%s: %q is not there once", name, change[0])
 		}
 		text = strings.Replace(text, change[0], change[1], 1)
+	}
+	if o.Edit != nil {
+		text = o.Edit(name, text)
 	}
 	return text, nil
 }
