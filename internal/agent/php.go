@@ -209,6 +209,12 @@ func (m *machine) makeRoom(ctx context.Context, say func(string)) (again time.Du
 		return roomRetry
 	}
 	if len(why) == 0 {
+		if m.coldness() != "" { // there is room now
+			if err := m.warm(ctx, id, say); err != nil {
+				m.log.Warn("room in opcache", "error", err)
+				return roomRetry
+			}
+		}
 		return 0
 	}
 	if m.roomFor == id {

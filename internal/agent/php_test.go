@@ -24,13 +24,7 @@ type webBox struct {
 }
 
 func realRig(t *testing.T) *rig {
-	r := &rig{t: t, bucket: newBucket(), table: table.NewMemory(), began: time.Now()}
-	t.Cleanup(func() {
-		for _, b := range r.boxes {
-			b.stop()
-		}
-	})
-	return r
+	return &rig{t: t, bucket: newBucket(), table: table.NewMemory(), began: time.Now()}
 }
 
 // serve boots a machine; in its settings LOCAL, SITE and PREVIEW are addresses of its web server, and ini are for PHP.
@@ -42,6 +36,7 @@ func (r *rig) serve(id, settings string, ini ...string) webBox {
 	web := testenv.PHP(r.t, root, ini...)
 	b.settings += strings.NewReplacer("LOCAL", web.LocalURL, "SITE", web.URL, "PREVIEW", web.Preview).Replace(settings)
 	b.boot()
+	r.t.Cleanup(b.stop)
 	return webBox{b, web, php.New(php.Options{URLs: []string{web.LocalURL}})}
 }
 

@@ -110,16 +110,22 @@ func (o *Opcache) Tight(ctx context.Context, dir string) (why []string, err erro
 type tightPool struct{ url, why string }
 
 func (o *Opcache) tight(ctx context.Context, dir string) ([]tightPool, error) {
-	pools, err := o.Status(ctx)
-	if len(pools) == 0 {
+	if o.options.Mode == ModeOff || len(o.options.URLs) == 0 {
+		return nil, nil
+	}
+	all, err := scripts(dir)
+	if err != nil {
 		return nil, err
 	}
-	all, lerr := scripts(dir)
-	if lerr != nil {
-		return nil, errors.Join(err, lerr)
-	}
 	var out []tightPool
-	for _, s := range pools {
+	var errs []error
+	for _, address := range o.options.URLs {
+		pool, err := o.settled(ctx, address)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		s := *pool
 		if s.closed() != "" {
 			continue
 		}
@@ -134,7 +140,7 @@ func (o *Opcache) tight(ctx context.Context, dir string) ([]tightPool, error) {
 			out = append(out, tightPool{s.URL, why})
 		}
 	}
-	return out, err
+	return out, errors.Join(errs...)
 }
 
 // MakeRoom empties the pools that [Opcache.Tight] names and compiles the live release, in dir, into them again. Live requests are slow

@@ -28,6 +28,8 @@ const (
 	passes = 4
 	// warmTime is the most for a pool's whole warm-up.
 	warmTime = 5 * time.Minute
+	// wakeTime is the most to wait for a reset: PHP itself kills who holds one up after opcache.force_restart_timeout, 180 s.
+	wakeTime = 15 * time.Second
 	// mostScripts is above what opcache.max_accelerated_files can be set to.
 	mostScripts = 1_000_000
 )
@@ -224,15 +226,22 @@ func (w *warming) batch(ctx context.Context, list []script) (*reply, error) {
 	return got, err
 }
 
-// ask sends a list of the release's files.
-func (w *warming) ask(ctx context.Context, action string, list []script) (*reply, error) {
-	got, err := w.o.send(ctx, w.url, url.Values{
-		"action": {action}, "release": {w.release}, "files": {names(list)}, "ms": {strconv.FormatInt(batchTime.Milliseconds(), 10)},
-	})
-	if err != nil {
-		return nil, err
+// ask sends a list of the release's files, again where somebody resets opcache meanwhile.
+func (w *warming) ask(ctx context.Context, action string, list []script) (got *reply, err error) {
+	for range 3 {
+		got, err = w.o.send(ctx, w.url, url.Values{
+			"action": {action}, "release": {w.release}, "files": {names(list)}, "ms": {strconv.FormatInt(batchTime.Milliseconds(), 10)},
+		})
+		if err != nil {
+			return nil, err
+		}
+		if w.last = got.Status; !got.waking() {
+			break
+		}
+		if _, err := w.o.settled(ctx, w.url); err != nil {
+			return nil, err
+		}
 	}
-	w.last = got.Status
 	switch {
 	case got.closed() != "":
 		w.cold = got.closed()
@@ -258,22 +267,33 @@ func (s Status) closed() string {
 		return "opcache is closed to the probe (" + cureRestrict + ")"
 	case !s.Enabled && s.Settings.FileCacheOnly:
 		return "opcache.file_cache_only: there is no memory to compile into"
+	case s.waking():
+		return "opcache is being emptied, or did not start: look at php-fpm's log"
 	case !s.Enabled:
 		return "opcache is off (opcache.enable=1 in PHP's settings: share/php/opcache.ini)"
 	}
 	return ""
 }
 
-// settled is a pool's status when no reset is pending: for as long as one is, nothing is kept.
+// waking says that opcache is about to be there again: while a reset waits or has just been done, nothing is kept, and a request that
+// began meanwhile runs without opcache.
+func (s Status) waking() bool {
+	return !s.Restricted && !s.Settings.FileCacheOnly && (s.Restarting || s.Settings.Enable && !s.Enabled)
+}
+
+// settled is a pool's status when opcache is there, or is not after wakeTime either.
 func (o *Opcache) settled(ctx context.Context, address string) (*Status, error) {
+	late := time.After(wakeTime)
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		s, err := o.askOne(ctx, address, "status")
-		if err != nil || !s.Restarting {
+		if err != nil || !s.waking() {
 			return s, err
 		}
 		select {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("%s: wait for the reset of opcache: %w", address, ctx.Err())
+		case <-late:
+			return s, nil
 		case <-time.After(pause):
 		}
 	}
