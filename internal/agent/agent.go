@@ -50,7 +50,8 @@ type Parts struct {
 	Random   func() float64 // [0, 1)
 	Log      *slog.Logger
 	Service  Service
-	Once     bool // leave and end when nothing is left to do
+	Schedule Schedule // nil: gocron's
+	Once     bool     // leave and end when nothing is left to do
 	// Verdict is a file that is there while Healthy is what the load balancer is told: it outlives the agent, and a web server
 	// goes by it while no agent answers. Empty: none.
 	Verdict string
@@ -232,8 +233,15 @@ func (a *Agent) loop(ctx context.Context, t *triggers) error {
 	return a.leave(a.p.Service.Going(context.WithoutCancel(ctx)))
 }
 
-// sleep waits for the next event and runs it, at most so long, and never past a watchdog's ping.
+// sleep waits for the next event and runs it, at most so long, and never past a watchdog's ping. An event that is there goes before
+// a time that has come: a step that is always due must not keep reports waiting.
 func (a *Agent) sleep(ctx context.Context, most time.Duration) {
+	select {
+	case f := <-a.events:
+		f()
+		return
+	default:
+	}
 	if every := a.p.Service.WatchdogEvery(); every > 0 {
 		most = min(most, every/3)
 	}

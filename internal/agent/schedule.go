@@ -12,35 +12,61 @@ import (
 	"s3pulldeploy/internal/store"
 )
 
-// triggers is the schedule: when the head and the pointer are polled, and when to clean up.
-type triggers struct {
-	gocron.Scheduler
-	pointerJob gocron.Job
-	asked      time.Time
-	poll       time.Duration
+// Schedule has functions run at intervals, each in a goroutine of its own and never twice at a time: one whose turn comes while it
+// runs skips it. Shutdown waits, some seconds at most, for those that run. gocron's is the real one; the simulation has its own,
+// whose order it knows.
+type Schedule interface {
+	// Every adds a function before the start; atOnce: it runs at the start too. What is returned has it run out of turn.
+	Every(interval time.Duration, atOnce bool, f func()) (now func(), err error)
+	Start()
+	Shutdown() error
 }
 
-// schedule starts the polls. A pointer read runs in the scheduler's goroutine, one at a time, and reports to the loop.
-func (a *Agent) schedule(ctx context.Context) (*triggers, error) {
+// Gocron is gocron's [Schedule].
+type Gocron struct{ gocron.Scheduler }
+
+// NewGocron returns an empty schedule.
+func NewGocron() (Gocron, error) {
 	s, err := gocron.NewScheduler(gocron.WithStopTimeout(5 * time.Second))
-	if err != nil {
-		return nil, fmt.Errorf("start schedule: %w", err)
+	return Gocron{s}, err
+}
+
+// Every implements [Schedule].
+func (g Gocron) Every(interval time.Duration, atOnce bool, f func()) (func(), error) {
+	o := []gocron.JobOption{gocron.WithSingletonMode(gocron.LimitModeReschedule)}
+	if atOnce {
+		o = append(o, gocron.WithStartAt(gocron.WithStartImmediately()))
 	}
-	t := &triggers{Scheduler: s, poll: a.p.Config.PollInterval}
-	one := gocron.WithSingletonMode(gocron.LimitModeReschedule)
-	now := gocron.WithStartAt(gocron.WithStartImmediately())
-	add := func(every time.Duration, f func(), o ...gocron.JobOption) gocron.Job {
-		j, jerr := s.NewJob(gocron.DurationJob(every), gocron.NewTask(f), append(o, one)...)
-		err = errors.Join(err, jerr)
-		return j
+	j, err := g.NewJob(gocron.DurationJob(interval), gocron.NewTask(f), o...)
+	return func() { _ = j.RunNow() }, err // fails only when the schedule is being shut down
+}
+
+// triggers is when the head and the pointer are polled, and when to clean up.
+type triggers struct {
+	Schedule
+	readPointer func()
+	asked       time.Time
+	poll        time.Duration
+}
+
+// schedule starts the polls. A pointer read runs in a goroutine of the schedule's, one at a time, and reports to the loop.
+func (a *Agent) schedule(ctx context.Context) (*triggers, error) {
+	t := &triggers{Schedule: a.p.Schedule, poll: a.p.Config.PollInterval}
+	if t.Schedule == nil {
+		g, err := NewGocron()
+		if err != nil {
+			return nil, fmt.Errorf("start schedule: %w", err)
+		}
+		t.Schedule = g
 	}
-	add(t.poll, func() { a.post(a.node.Poll) })
-	t.pointerJob = add(a.p.Config.PointerInterval, func() { a.readPointer(ctx) }, now)
-	add(time.Hour, func() { a.post(func() { a.cleanDue = true }) })
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start schedule: %w", err), s.Shutdown())
+	_, err1 := t.Every(t.poll, false, func() { a.post(a.node.Poll) })
+	now, err2 := t.Every(a.p.Config.PointerInterval, true, func() { a.readPointer(ctx) })
+	_, err3 := t.Every(time.Hour, false, func() { a.post(func() { a.cleanDue = true }) })
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return nil, errors.Join(fmt.Errorf("start schedule: %w", err), t.Shutdown())
 	}
-	s.Start()
+	t.readPointer = now
+	t.Start()
 	return t, nil
 }
 
@@ -54,7 +80,7 @@ func (t *triggers) pointer(waiting bool) {
 		return
 	}
 	t.asked = time.Now()
-	_ = t.pointerJob.RunNow() // fails only when the schedule is being shut down
+	t.readPointer()
 }
 
 // pointerReader polls the pointer with conditional reads. Its fields but bucket belong to the loop.

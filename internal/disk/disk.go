@@ -99,6 +99,10 @@ type Options struct {
 	Stamp    string            // path of the PHP file that returns the release's time; "": none
 
 	Logger *slog.Logger // nil: discard
+
+	// Before, when not nil, is called before each system call that makes something durable ("fsync" or "syncfs", of that
+	// file), and its error is taken for that call's. The simulation stops and fails there.
+	Before func(call string, f *os.File) error
 }
 
 // Disk is one site's root and state directory, locked for this process. Its methods are safe for
@@ -136,7 +140,8 @@ func Open(o Options) (*Disk, error) {
 	}
 	d := &Disk{
 		opt: o, log: o.Logger, staging: map[release.ID]bool{},
-		fsync: (*os.File).Sync, syncfs: func(f *os.File) error { return unix.Syncfs(int(f.Fd())) },
+		fsync:  o.before("fsync", (*os.File).Sync),
+		syncfs: o.before("syncfs", func(f *os.File) error { return unix.Syncfs(int(f.Fd())) }),
 		link: func(fromDir int, from string, toDir int, to string) error {
 			return unix.Linkat(fromDir, from, toDir, to, 0)
 		},
@@ -202,6 +207,18 @@ func (d *Disk) Close() error {
 
 // Path is the absolute name of a release's directory, whether it exists or not.
 func (d *Disk) Path(id release.ID) string { return filepath.Join(d.opt.Root, string(id)) }
+
+func (o *Options) before(name string, call func(*os.File) error) func(*os.File) error {
+	if o.Before == nil {
+		return call
+	}
+	return func(f *os.File) error {
+		if err := o.Before(name, f); err != nil {
+			return err
+		}
+		return call(f)
+	}
+}
 
 func (o *Options) check() error {
 	if !filepath.IsAbs(o.Root) || !filepath.IsAbs(o.StateDir) {
