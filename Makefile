@@ -57,13 +57,13 @@ package: $(TOOLS)/nfpm-$(NFPM) ## .deb and .rpm for PACKAGE_ARCHS, in dist
 test: tools ## all tests, with the race detector and the real parts, as root; none is skipped
 	S3PULLDEPLOY_REQUIRE_PARTS=1 .ci/root go test -race -count=1 -timeout 15m ./...
 	go test -count=1 -tags failpoints ./internal/failpoint
-	go test -count=1 -tags weakened -timeout 10m -run TestEachWeakenedRuleIsCaught ./internal/sim
+	go test -count=1 -tags weakened -timeout 10m -run Weakened ./internal/sim
 
 test-system: tools ## a booted fleet of Debian machines, from the image's scripts to removal; as root, some minutes
 	S3PULLDEPLOY_REQUIRE_PARTS=1 .ci/root go test -tags system -count=1 -v -timeout 15m ./internal/systemtest
 
-simulate: ## the protocol under SEEDS seeded runs of faults, from FIRST on
-	go test -count=1 -timeout 0 -run TestSimulate ./internal/sim -v -seeds=$(SEEDS) -first=$(FIRST)
+simulate: ## the protocol under SEEDS seeded runs of faults, from FIRST on; a tenth of them with whole agents on disks
+	go test -count=1 -timeout 0 -run TestSimulate ./internal/sim -v -seeds=$(SEEDS) -live-seeds=$$(( ($(SEEDS) + 9) / 10 )) -first=$(FIRST)
 
 lint: tools ## format, vet, staticcheck, shellcheck, units, image template, go.mod, import rules
 	@files=$$($(TOOLS)/bin/gofumpt -l .); [ -z "$$files" ] || { echo "gofumpt would change:"; echo "$$files"; exit 1; }

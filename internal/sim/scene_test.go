@@ -3,7 +3,6 @@ package sim
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -54,9 +53,10 @@ type machine struct {
 	skew        time.Duration // of the wall clock
 
 	// durable
-	state  fleet.State
-	disk   map[release.ID]bool // complete and durable
-	active release.ID
+	state   fleet.State
+	doubted bool                // whether the last save of the state happened
+	disk    map[release.ID]bool // complete and durable
+	active  release.ID
 
 	phase func() (fleet.Phase, bool) // the agent's own word, and whether it is ready
 }
@@ -66,16 +66,15 @@ func newScene(seed uint64) *scene {
 		seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), mem: table.NewMemory(), epoch: time.Unix(1_790_000_000, 0),
 		pushed: map[int64]release.ID{}, broken: map[release.ID]bool{}, spoilt: map[release.ID]bool{},
 	}
-	var out io.Writer = io.Discard
+	s.log = slog.New(slog.DiscardHandler)
 	if os.Getenv("SIM_LOG") != "" {
-		out = os.Stderr
+		s.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey {
+				return slog.String("t", s.now.String())
+			}
+			return a
+		}}))
 	}
-	s.log = slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey {
-			return slog.String("t", s.now.String())
-		}
-		return a
-	}}))
 	s.truth = newTruth(s)
 	return s
 }

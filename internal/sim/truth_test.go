@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"reflect"
 	"time"
 
 	"s3pulldeploy/internal/fleet"
@@ -211,6 +212,10 @@ func (t *truth) committed(h fleet.Head) {
 // saved judges what a machine makes durable, against what it had made durable before (I6, I7, I15).
 func (t *truth) saved(b *machine, s fleet.State) {
 	was := b.state
+	if b.doubted { // a save said that it had failed, and may have happened: what was not acted on may be taken back
+		b.doubted = reflect.DeepEqual(s, was)
+		return
+	}
 	if s.Epoch < was.Epoch || s.Decision.Epoch < was.Decision.Epoch {
 		t.w.fail("I15 in order: %s went back from epoch %d, decision %d to %d, %d", b.id, was.Epoch, was.Decision.Epoch, s.Epoch, s.Decision.Epoch)
 	}
@@ -233,6 +238,16 @@ func (t *truth) flip(b *machine, want fleet.Want) {
 	}
 	if b.state.Decision.Epoch < want.Epoch {
 		t.w.fail("I7 no early flip: %s flips before the decision of epoch %d is persisted", b.id, want.Epoch)
+	}
+}
+
+// removed judges a release that was cleaned up (I17).
+func (t *truth) removed(b *machine, id release.ID) {
+	switch {
+	case id == b.active, id == b.state.Decision.Release, id == b.state.Flipped.Release:
+		t.w.fail("I17 clean-up: %s removed %s, which it serves or is about to", b.id, id)
+	case b.state.Vote.Yes && id == b.state.Vote.Release && t.head.Epoch == b.state.Vote.Epoch && t.head.State.Open():
+		t.w.fail("I6 sticky vote, I17 clean-up: %s removed %s, which it has promised", b.id, id)
 	}
 }
 

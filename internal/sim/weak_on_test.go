@@ -34,3 +34,22 @@ func TestEachWeakenedRuleIsCaught(t *testing.T) {
 		})
 	}
 }
+
+// TestAgentsCatchWeakenedRulesToo: the simulation of real agents sees as much. These are the rules that it notices soon.
+func TestAgentsCatchWeakenedRulesToo(t *testing.T) {
+	dir := workshop(t)
+	for _, r := range []string{"M4", "M7", "M10"} {
+		t.Run(r, func(t *testing.T) {
+			rule = r
+			fleet.Weaken(r)
+			defer func() { rule = ""; fleet.Weaken("") }()
+			for seed := uint64(1); seed < 2000; seed++ {
+				if w := live(t, seed, dir); len(w.violate) > 0 {
+					t.Logf("caught by %s", w.report())
+					return
+				}
+			}
+			t.Errorf("%s switched off, and 2000 seeds did not notice", r)
+		})
+	}
+}
