@@ -73,8 +73,8 @@ func (r *realm) addHost() *host {
 		s := h.life.agent.Status()
 		return s.Phase, s.Ready
 	}
-	text := fmt.Sprintf("site: promo\nbucket: bucket\nroot: %s\nstate_dir: %s\npoll_interval: 2s\npointer_interval: 9s\nprepare_timeout: 3m\nkeep_releases: 1\nkeep_for: 0s\n",
-		h.root(), filepath.Join(r.dir, h.id, "state"))
+	text := fmt.Sprintf("site: promo\nbucket: bucket\nroot: %s\nstate_dir: %s\npoll_interval: 2s\npointer_interval: 9s\nprepare_timeout: 3m\nkeep_releases: 1\nkeep_for: 0s\n"+
+		"hooks: {after_flip: '[ ! -e %s/$DEPLOY_RELEASE ]'}\n", h.root(), filepath.Join(r.dir, h.id, "state"), r.spoiltDir())
 	var err error
 	if h.cfg, err = config.Parse([]byte(text), "/etc/agent.yml", config.ForAgent, func(string) (string, bool) { return "", false }); err != nil {
 		panic(err)

@@ -153,6 +153,9 @@ func (l *life) WatchdogEvery() time.Duration {
 	return 0
 }
 
+// Reload implements agent.Service.
+func (l *life) Reload(context.Context, []string) error { return nil }
+
 // Going implements agent.Service.
 func (l *life) Going(context.Context) bool {
 	l.tick()

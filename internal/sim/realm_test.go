@@ -3,6 +3,7 @@ package sim
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
@@ -271,12 +272,20 @@ func (r *realm) verifyAll() {
 	}
 }
 
+// spoiltDir names the releases that fail their check after the flip: it is a hook that looks there.
+func (r *realm) spoiltDir() string { return filepath.Join(r.dir, "spoilt") }
+
 // publish pushes a release as the push command does: contents first, then pointer and hint; back is an earlier one.
 func (r *realm) publish(back release.ID) {
 	id := cmp.Or(back, release.ID(fmt.Sprintf("r%d", len(r.pushed)+1)))
 	r.push(back)
 	if back == "" {
 		r.bucket.upload(id, r.broken[id])
+	}
+	if r.spoilt[id] {
+		if err := errors.Join(os.MkdirAll(r.spoiltDir(), 0o755), os.WriteFile(filepath.Join(r.spoiltDir(), string(id)), nil, 0o644)); err != nil {
+			panic(err)
+		}
 	}
 	r.pointer = r.bucket.sign(r.pointer, id)
 	r.bucket.past = append(r.bucket.past, r.pointer)
