@@ -62,6 +62,7 @@ var layers = map[string]struct {
 	"internal/sim":           {nil, "the simulation is made of tests, and shipped code must not lean on it"},
 	"internal/benchswitch":   {[]string{"internal/php", "internal/testenv/parts"}, "the bench measures the built commands from outside; it only asks opcache what it holds"},
 	"internal/demo":          {[]string{"internal/testenv/parts"}, "the demo shows the built commands as a user runs them, from outside"},
+	"internal/bench":         {[]string{"internal/account", "internal/agent", "internal/config", "internal/disk", "internal/store", "internal/testenv/parts"}, "the bench runs the built push and the agent's own steps, and otherwise looks from outside"},
 	"internal/testenv":       {[]string{"internal/testenv/parts"}, "the parts of tests must be usable from every package's tests"},
 	"internal/testenv/parts": {nil, "starting servers is the same for tests and the demo"},
 }
@@ -98,7 +99,7 @@ var owners = []struct {
 	{"gopkg.in/yaml.v3", []string{"internal/config"}, "one strict decoder; YAML is nobody else's format"},
 	{
 		"os/exec",
-		[]string{"internal/hook", "internal/testenv", "internal/testenv/parts", "internal/demo"},
+		[]string{"internal/hook", "internal/testenv", "internal/testenv/parts", "internal/demo", "internal/bench"},
 		"every command that we run has hook's timeout, process group, user and captured output",
 	},
 	{"testing", []string{"internal/testenv", "internal/table/tabletest"}, "test support must not be linked into what is installed"},

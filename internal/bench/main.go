@@ -1,0 +1,111 @@
+// Command bench measures the transfer of releases against the tools that people use for it, as `make bench` runs it.
+//
+// All contenders go to one S3 server through one proxy, which adds a network's latency to each request and counts what passes. They work in
+// fresh directories on loop images of ext4 with a journal and of xfs, in turns, and the disk is at rest when one begins. A
+// row has the medians of its rounds: seconds until the contender was content and until everything was on the disk, requests, bytes,
+// processor time and memory. Ratios are of seconds until everything was on the disk, in the same run.
+//
+// Ours are the built push, and for the agent its own steps in a process of their own ([agent.Alone]): what the fleet adds, waiting for
+// each other, is not transfer. Peers neither verify nor wait for the disk, so for both there are both numbers.
+//
+// Whatever is started or mounted belongs to this process and is gone when it ends.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"s3pulldeploy/internal/testenv/parts"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// run is the whole command.
+func run(ctx context.Context, args []string, stdout io.Writer) error {
+	if len(args) > 0 && args[0] == "fetch" { // one of our own children
+		return runFetch(ctx, args[1:], stdout)
+	}
+	var quick, write bool
+	var only string
+	set := flag.NewFlagSet("bench", flag.ContinueOnError)
+	set.BoolVar(&quick, "quick", false, "the headline rows only, with fewer rounds")
+	set.BoolVar(&write, "write", false, "write docs/benchmarks.md and its picture")
+	set.StringVar(&only, "only", "", "scenarios whose name matches, a regular expression")
+	rounds := set.Int("rounds", 5, "rounds of a row")
+	if err := set.Parse(args); err != nil {
+		return err
+	}
+	match, err := regexp.Compile(only)
+	if err != nil {
+		return err
+	}
+	debug.SetGCPercent(20) // see copyFile
+	l := &lab{out: stdout, began: time.Now(), runs: *rounds, least: 2, quick: quick}
+	if quick {
+		l.runs, l.least = min(l.runs, 3), 1
+	}
+	r, err := l.bench(ctx, match)
+	if err != nil {
+		return err
+	}
+	r.print(stdout)
+	if !write {
+		return nil
+	}
+	root, err := parts.ModuleRoot()
+	if err != nil {
+		return err
+	}
+	return r.write(filepath.Join(root, "docs"))
+}
+
+// bench sets everything up, runs the scenarios and takes it all down again.
+func (l *lab) bench(ctx context.Context, match *regexp.Regexp) (r *report, err error) {
+	root, err := parts.ModuleRoot()
+	if err != nil {
+		return nil, err
+	}
+	cache := filepath.Join(root, ".bench")
+	defer func() { err = errors.Join(err, l.close()) }()
+	if err := l.open(ctx, cache); err != nil {
+		return nil, err
+	}
+	if err := l.plantAll(ctx, filepath.Join(cache, "packages")); err != nil {
+		return nil, err
+	}
+	r = &report{Date: time.Now().UTC().Format(time.DateOnly), Machine: l.describe(ctx)}
+	for _, s := range scenarios {
+		if l.quick && !s.quick || !match.MatchString(s.name) {
+			continue
+		}
+		rows, err := s.run(l, ctx)
+		if err != nil {
+			return nil, fmt.Errorf("scenario %s: %w", s.name, err)
+		}
+		r.Rows = append(r.Rows, rows...)
+	}
+	r.Took = time.Since(l.began)
+	raw, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return nil, err
+	}
+	return r, os.WriteFile(filepath.Join(cache, "last.json"), raw, 0o644)
+}

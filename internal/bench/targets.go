@@ -1,0 +1,78 @@
+package main
+
+import "fmt"
+
+// target is a number that must hold.
+type target struct {
+	key, what string
+	want      string
+	got       func(*row) (got string, holds bool)
+}
+
+// atLeast is a ratio to a peer.
+func atLeast(key, what, peer string, times float64) target {
+	return target{key, what, ratio(times) + " faster than " + peer, func(r *row) (string, bool) {
+		x := r.times(peer)
+		if x == 0 {
+			return "not measured", true
+		}
+		return ratio(x), x >= times
+	}}
+}
+
+// atMost is about our own cost.
+func atMost(key, what string, most int64, unit string, of func(cost) int64) target {
+	return target{key, what, fmt.Sprintf("at most %d%s", most, unit), func(r *row) (string, bool) {
+		got := middle(*r.entry(ours), of)
+		return fmt.Sprintf("%d%s", got, unit), got <= most
+	}}
+}
+
+func requestsOf(c cost) int64 { return c.Requests }
+
+// targets are what the design promises of transfer.
+var targets = []target{
+	atLeast("fresh-wp", "fresh WordPress", awsName, 25),
+	atLeast("fresh-wp", "fresh WordPress", rclone, 10),
+	atLeast("fresh-wp", "fresh WordPress", bundle, 1),
+	atLeast("fresh-mw", "fresh MediaWiki", awsName, 80),
+	atLeast("fresh-mw", "fresh MediaWiki", rclone, 10),
+	atLeast("fresh-mw", "fresh MediaWiki", bundle, 1),
+	atLeast("fresh-mw-xfs", "fresh MediaWiki, xfs", bundle, 1),
+	atLeast("pull-wp-1", "1 file of WordPress fetched", awsName, 60),
+	atMost("pull-wp-1", "1 file of WordPress fetched", 2, " requests", requestsOf),
+	atLeast("pull-mw-50", "50 files of MediaWiki fetched", awsName, 25),
+	atMost("pull-mw-50", "50 files of MediaWiki fetched", 2, " requests", requestsOf),
+	atMost("idle", "nothing changed", 1, " request", requestsOf),
+	atLeast("first-push", "first push of MediaWiki", awsName, 20),
+	atLeast("push-mw-50", "50 files of MediaWiki pushed", awsName, 20),
+	atMost("push-mw-50", "50 files of MediaWiki pushed", 4, " requests", requestsOf),
+	atMost("fresh-big", "memory for the large tree", 96, " MiB", func(c cost) int64 { return (c.RSS + 1<<20 - 1) >> 20 }),
+	{"killed", "time again after a kill half-way", "at most 60 %", func(r *row) (string, bool) {
+		part := 100 * r.Entries[1].synced().Seconds() / r.Entries[0].synced().Seconds()
+		return fmt.Sprintf("%.0f %%", part), part <= 60
+	}},
+	{"killed", "bytes again after a kill half-way", "at most 10 %", func(r *row) (string, bool) {
+		down := func(c cost) int64 { return c.Down }
+		more := 100*float64(middle(r.Entries[1], down))/float64(middle(r.Entries[0], down)) - 100
+		return fmt.Sprintf("%.1f %%", more), more <= 10
+	}},
+}
+
+// held is a table of the targets whose rows were run.
+func (r *report) held() [][]string {
+	lines := [][]string{{"what", "to hold", "measured", ""}}
+	for _, t := range targets {
+		row := r.row(t.key)
+		if row == nil {
+			continue
+		}
+		got, holds := t.got(row)
+		verdict := "holds"
+		if !holds {
+			verdict = "missed"
+		}
+		lines = append(lines, []string{t.what, t.want, got, verdict})
+	}
+	return lines
+}
