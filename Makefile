@@ -5,6 +5,7 @@ VERSITYGW   := v1.8.0
 GOFUMPT     := v0.12.0
 STATICCHECK := v0.8.2
 NFPM        := v2.43.0
+RCLONE      := v1.71.0
 DYNAMODB    := 11.1.0
 DYNAMODB_SHA256 := 03b10fa245d9953106150b9f0a4fa53ef20b1a3586f3af314c355d3d20763148
 
@@ -29,7 +30,7 @@ PACKAGE_ARCHS  ?= amd64 arm64
 DIST           ?= dist
 
 .DELETE_ON_ERROR:
-.PHONY: help tools machine build package test test-system simulate lint demo bench-switch clean
+.PHONY: help tools machine build package test test-system simulate lint demo bench bench-quick bench-tools bench-switch clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +63,16 @@ test: tools ## all tests, with the race detector and the real parts, as root; no
 test-system: tools ## a booted fleet of Debian machines, from the image's scripts to removal; as root, some minutes
 	S3PULLDEPLOY_REQUIRE_PARTS=1 .ci/root go test -tags system -count=1 -v -timeout 15m ./internal/systemtest
 
+bench: bench-tools ## transfer against aws, rclone, tar and cp: all rows, into docs/benchmarks.md; as root, under half an hour
+	.ci/root unshare --mount .bench/bench -write
+
+bench-quick: bench-tools ## the rows with the headline ratios, under three minutes
+	.ci/root unshare --mount .bench/bench -quick
+
+bench-tools: tools $(TOOLS)/rclone-$(RCLONE)
+	@.ci/tools bench
+	go build -o .bench/ ./internal/bench
+
 simulate: ## the protocol under SEEDS seeded runs of faults, from FIRST on; a tenth of them with whole agents on disks
 	go test -count=1 -timeout 0 -run TestSimulate ./internal/sim -v -seeds=$(SEEDS) -live-seeds=$$(( ($(SEEDS) + 9) / 10 )) -first=$(FIRST)
 
@@ -85,6 +96,10 @@ bench-switch: tools ## what visitors notice of a deploy, in each mode of opcache
 
 clean: ## remove what was built; .tools stays
 	rm -rf dist
+
+$(TOOLS)/rclone-$(RCLONE):
+	$(INSTALL) github.com/rclone/rclone@$(RCLONE)
+	@touch $@
 
 # Packages first: npm and the compiler are among them. After the pipe, so that they never make a tool old.
 $(STAMPS): | machine
