@@ -139,8 +139,8 @@ func (r *report) print(w io.Writer) {
 
 // Between these lines of docs/benchmarks.md the report stands.
 const (
-	opening = "<!-- make bench writes from here -->"
-	closing = "<!-- to here -->"
+	opening = "<!-- bench -->"
+	closing = "<!-- bench end -->"
 )
 
 // write puts the report into the page in dir and draws its picture.
