@@ -27,7 +27,7 @@ func site(t *testing.T) string {
 	root := t.TempDir()
 	for _, release := range []string{first, second} {
 		dir := filepath.Join(root, release)
-		write(t, dir+"/index.php", "<?php echo '"+release+" '; require 'part.php'; echo ' ', $_SERVER['DOCUMENT_ROOT'], $_SERVER['PATH_INFO'];")
+		write(t, dir+"/index.php", "<?php echo '"+release+" '; require 'part.php'; echo ' ', $_SERVER['DOCUMENT_ROOT'], isset($_SERVER['PATH_INFO']) ? $_SERVER['PATH_INFO'] : '';")
 		write(t, dir+"/part.php", "<?php echo '"+release+"';")
 		write(t, dir+"/upload.jpg", "<?php echo 'executed';")
 		write(t, dir+"/"+release+".css", release)

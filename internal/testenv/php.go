@@ -35,6 +35,9 @@ func PHPWith(t testing.TB, o parts.WebOptions) PHPServer {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	o.Dir = dir
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	w, err := parts.StartWeb(context.Background(), o)
 	Require(t, "PHP tests", err)
 	p := PHPServer{Web: w, Log: dir}

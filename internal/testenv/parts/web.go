@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// Web is nginx in front of a PHP pool of its own, set up with the snippets and settings of share/ as an
+// Web is nginx (or Apache) in front of a PHP pool of its own, set up with the snippets and settings of share/ as an
 // operator would: only addresses and paths are other ones. opcache starts empty.
 type Web struct {
 	URL       string // the site, http://127.0.0.1:port
@@ -23,7 +23,7 @@ type Web struct {
 	SocketURL string // the same over a unix socket, unix:/path:/uri
 	Preview   string // a release by its name, http://127.0.0.1:port
 
-	nginx, fpm *Process
+	front, fpm *Process // the web server, and php-fpm
 }
 
 // WebOptions are what differs between two web servers of one machine.
@@ -34,6 +34,8 @@ type WebOptions struct {
 	Ini  []string // more lines for php.ini
 
 	Workers int // of the pool; 0: 2
+	// Apache takes Apache instead of nginx, without a route on a socket.
+	Apache bool
 
 	// Edit changes a file of share/, named as in it, as an operator does who knows better; nil: they stay as they are.
 	Edit func(name, text string) string
@@ -43,9 +45,13 @@ type WebOptions struct {
 
 // StartWeb starts PHP's pool and nginx and waits until both listen.
 func StartWeb(ctx context.Context, o WebOptions) (*Web, error) {
-	nginx, err := program("/usr/sbin/nginx")
+	name := "nginx"
+	if o.Apache {
+		name = "apache2"
+	}
+	server, err := program("/usr/sbin/" + name)
 	if err != nil {
-		return nil, fmt.Errorf("start nginx: %w", err)
+		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	fpm, err := program("/usr/sbin/php-fpm*")
 	if err != nil {
@@ -63,7 +69,11 @@ func StartWeb(ctx context.Context, o WebOptions) (*Web, error) {
 	if w.fpm, err = startFPM(ctx, fpm, o); err != nil {
 		return nil, err
 	}
-	if err := w.startNginx(ctx, nginx, o); err != nil {
+	start := w.startNginx
+	if o.Apache {
+		start = w.startApache
+	}
+	if err := start(ctx, server, o); err != nil {
 		w.fpm.Kill()
 		return nil, err
 	}
@@ -75,7 +85,7 @@ func (w *Web) FPM() int { return w.fpm.Pid() }
 
 // Stop ends both servers. It may be called again.
 func (w *Web) Stop(grace time.Duration) error {
-	return errors.Join(w.nginx.Stop(grace), w.fpm.Stop(grace))
+	return errors.Join(w.front.Stop(grace), w.fpm.Stop(grace))
 }
 
 func (o WebOptions) path(name string) string { return filepath.Join(o.Dir, name) }
@@ -125,7 +135,7 @@ func (w *Web) startNginx(ctx context.Context, nginx string, o WebOptions) error 
 		return fmt.Errorf("start nginx: %w", err)
 	}
 	var local, preview int
-	w.nginx, w.URL, err = serve(ctx, func(port int) (Command, error) {
+	w.front, w.URL, err = serve(ctx, func(port int) (Command, error) {
 		if local, err = FreePort(); err == nil {
 			preview, err = FreePort()
 		}
