@@ -28,7 +28,13 @@ func (e unfit) Unwrap() error { return e.error }
 // rehearse has PHP compile a staged release, and looks at it through the preview before this machine votes for it.
 func (m *machine) rehearse(ctx context.Context, w fleet.Want, say func(string)) error {
 	id := w.Commit.Release
-	if err := m.warm(ctx, id, say); err != nil {
+	err := m.warm(ctx, id, say)
+	if php.Unreachable(err) && m.vacant() {
+		// A web server that is held back until there is a release (the gate of systemd/) would wait for us, and we for it.
+		m.log.Info("nothing is served here yet, the release goes live without a rehearsal", "release", string(id), "cause", err)
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	h := m.cfg.HealthCheck
@@ -39,7 +45,7 @@ func (m *machine) rehearse(ctx context.Context, w fleet.Want, say func(string)) 
 	check := php.Health{
 		URL: h.Preview, Host: h.Host, Expect: h.Expect, Timeout: h.Timeout, Attempts: h.Attempts, Release: string(id), Preview: true,
 	}
-	err := check.Check(ctx)
+	err = check.Check(ctx)
 	switch {
 	case err == nil:
 		return nil
@@ -47,6 +53,12 @@ func (m *machine) rehearse(ctx context.Context, w fleet.Want, say func(string)) 
 		return unfit{fmt.Errorf("preview: %w", err)}
 	}
 	return fmt.Errorf("preview: %w", err)
+}
+
+// vacant says that no release was ever live on this machine.
+func (m *machine) vacant() bool {
+	id, err := m.disk.Active()
+	return id == "" && err == nil
 }
 
 // warm has PHP compile a release. That there is no room is no reason not to go live: it is said.

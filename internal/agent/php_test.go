@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -81,6 +82,31 @@ func TestReleaseIsInOpcacheWhenItGoesLive(t *testing.T) {
 	if line := b.agent.Status().Line; strings.Contains(line, "cold") {
 		t.Errorf("status is %q", line)
 	}
+}
+
+func TestFirstReleaseGoesLiveBeforeTheWebServerThatWaitsForIt(t *testing.T) {
+	r := realRig(t)
+	route := t.TempDir() + "/held.sock" // not there: nobody listens yet
+	b := r.serve("i-1", "opcache: {url: \"unix:"+route+":/_deploy/opcache\"}\nhealth_check: {url: SITE/index.php, preview: PREVIEW/index.php}\n")
+	r.pushPHP(r1, 3)
+	r.until("the first flip", liveTime, func() bool { return b.active() == r1 })
+	if b.agent.Status().Healthy {
+		t.Error("healthy before PHP was asked")
+	}
+	socket, _, _ := strings.Cut(strings.TrimPrefix(b.web.SocketURL, "unix:"), ":")
+	if err := os.Symlink(socket, route); err != nil {
+		t.Fatal(err)
+	}
+	r.live(r1, liveTime, b.box)
+
+	if err := os.Remove(route); err != nil { // with something to serve, a web server that is away is a reason
+		t.Fatal(err)
+	}
+	r.pushPHP(r2, 3)
+	r.until("no vote", liveTime, func() bool {
+		m, _ := r.row("i-1")
+		return m.Vote.Release == r2 && m.Vote.Kind == fleet.AboutMachine
+	})
 }
 
 func TestReleaseThatDoesNotFitGoesLiveColdAndThenThereIsRoom(t *testing.T) {
