@@ -76,7 +76,7 @@ bench-tools: tools $(TOOLS)/rclone-$(RCLONE)
 simulate: ## the protocol under SEEDS seeded runs of faults, from FIRST on; a tenth of them with whole agents on disks
 	go test -count=1 -timeout 0 -run TestSimulate ./internal/sim -v -seeds=$(SEEDS) -live-seeds=$$(( ($(SEEDS) + 9) / 10 )) -first=$(FIRST)
 
-lint: tools ## format, vet, staticcheck, shellcheck, units, image template, go.mod, import rules
+lint: tools ## format, vet, staticcheck, shellcheck, units, image template, Terraform, go.mod, import rules
 	@files=$$($(TOOLS)/bin/gofumpt -l .); [ -z "$$files" ] || { echo "gofumpt would change:"; echo "$$files"; exit 1; }
 	go vet ./...
 	$(TOOLS)/bin/staticcheck ./...
@@ -85,6 +85,7 @@ lint: tools ## format, vet, staticcheck, shellcheck, units, image template, go.m
 	$(TOOLS)/bin/staticcheck -tags system ./internal/systemtest
 	.ci/units
 	.ci/packer
+	.ci/terraform
 	go mod tidy -diff
 	go test ./internal/arch
 

@@ -90,9 +90,7 @@ func TestFirstReleaseGoesLiveBeforeTheWebServerThatWaitsForIt(t *testing.T) {
 	b := r.serve("i-1", "opcache: {url: \"unix:"+route+":/_deploy/opcache\"}\nhealth_check: {url: SITE/index.php, preview: PREVIEW/index.php}\n")
 	r.pushPHP(r1, 3)
 	r.until("the first flip", liveTime, func() bool { return b.active() == r1 })
-	if b.agent.Status().Healthy {
-		t.Error("healthy before PHP was asked")
-	}
+	r.until("not healthy before PHP was asked", liveTime, func() bool { return !b.agent.Status().Healthy })
 	socket, _, _ := strings.Cut(strings.TrimPrefix(b.web.SocketURL, "unix:"), ":")
 	if err := os.Symlink(socket, route); err != nil {
 		t.Fatal(err)

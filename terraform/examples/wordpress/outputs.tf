@@ -1,0 +1,14 @@
+output "url" {
+  description = "Where the site answers; point var.host there."
+  value       = module.fleet.url
+}
+
+output "config" {
+  description = "config.yml of who pushes."
+  value       = join("\n", slice(split("\n", local.settings), 0, 4))
+}
+
+output "push_policy_arn" {
+  description = "The policy of who pushes."
+  value       = module.fleet.push_policy_arn
+}

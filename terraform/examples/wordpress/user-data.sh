@@ -1,0 +1,32 @@
+#!/bin/sh
+# The first boot of an instance; a template of main.tf.
+set -eu
+# shellcheck source=/dev/null
+. /etc/default/s3-pull-deploy
+
+cat >"/etc/s3-pull-deploy/$SITE.yml" <<'END'
+${settings}
+END
+
+mkdir -p /srv/uploads
+echo "${uploads}:/ /srv/uploads nfs4 nfsvers=4.1,hard,timeo=600,_netdev 0 0" >>/etc/fstab
+mount /srv/uploads
+chown www-data: /srv/uploads
+
+secret() { aws --region "${region}" secretsmanager get-secret-value --secret-id "$1" --query SecretString --output text; }
+password=$(secret "${password}" | python3 -c 'import json, sys; print(json.load(sys.stdin)["password"])')
+
+# The environment of PHP, which wp-config.php reads. Only root reads the file; php-fpm starts as root.
+pool=$(dirname "$PHP_INI")/pool.d/site.conf
+umask 077
+cat >"$pool" <<END
+[www]
+env[DB_HOST] = "${database}"
+env[DB_NAME] = wordpress
+env[DB_USER] = wordpress
+env[DB_PASSWORD] = "$password"
+env[WP_HOME] = "https://${host}"
+env[WP_SECRET] = "$(secret "${secret}")"
+END
+
+s3-pull-deploy-start

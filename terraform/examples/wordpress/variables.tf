@@ -1,0 +1,32 @@
+variable "region" {
+  description = "Where everything is made."
+  type        = string
+  default     = "eu-central-1"
+}
+
+variable "site" {
+  description = "The site, as in its settings and in the image."
+  type        = string
+  default     = "wordpress"
+}
+
+variable "bucket" {
+  description = "The bucket of the releases; its name must be free in all of Amazon."
+  type        = string
+}
+
+variable "host" {
+  description = "The site's host name."
+  type        = string
+}
+
+variable "certificate_arn" {
+  description = "The certificate of that name, from ACM in this region; null: HTTP only."
+  type        = string
+  default     = null
+}
+
+variable "ami" {
+  description = "The Debian image that Packer made for this site, with php_modules='mysql gd intl' and packages='awscli nfs-common'."
+  type        = string
+}

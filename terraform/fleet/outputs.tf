@@ -1,0 +1,19 @@
+output "url" {
+  description = "Where the site answers; point its name there."
+  value       = "${var.certificate_arn == null ? "http" : "https"}://${aws_lb.public.dns_name}"
+}
+
+output "role" {
+  description = "The name of the instances' role."
+  value       = aws_iam_role.instance.name
+}
+
+output "security_group" {
+  description = "The instances' security group, for the database and the file system to let in."
+  value       = aws_security_group.instance.id
+}
+
+output "push_policy_arn" {
+  description = "The policy of who pushes: attach it to CI's role."
+  value       = aws_iam_policy.push.arn
+}
