@@ -96,10 +96,9 @@ func findTools() (t tools, err error) {
 	if err != nil {
 		return t, err
 	}
-	path := os.Getenv("PATH")
-	defer os.Setenv("PATH", path)
-	os.Setenv("PATH", filepath.Join(root, ".tools/bin")+":"+path)
-	for name, at := range map[string]*string{"aws": &t.aws, "rclone": &t.rclone, "zstd": &t.zstd, "curl": &t.curl, "tar": &t.tar} {
+	for name, at := range map[string]*string{
+		"aws": &t.aws, filepath.Join(root, ".tools/bin/rclone"): &t.rclone, "zstd": &t.zstd, "curl": &t.curl, "tar": &t.tar,
+	} {
 		if *at, err = exec.LookPath(name); err != nil {
 			return t, fmt.Errorf("%w: `make bench` installs it", err)
 		}
@@ -158,9 +157,7 @@ func (l *lab) serve(ctx context.Context) (err error) {
 
 // environ is the whole environment of every process that is measured.
 func (l *lab) environ() []string {
-	root, _ := parts.ModuleRoot()
-	env := append(parts.Environ(), "PATH="+filepath.Join(root, ".tools/bin")+":"+os.Getenv("PATH"))
-	return append(env,
+	return append(parts.Environ(),
 		"RCLONE_CONFIG=/dev/null", "RCLONE_CONFIG_S3_TYPE=s3", "RCLONE_CONFIG_S3_PROVIDER=Other", "RCLONE_CONFIG_S3_ENV_AUTH=true",
 		"RCLONE_CONFIG_S3_ENDPOINT="+l.endpoint(), "RCLONE_CONFIG_S3_NO_CHECK_BUCKET=true", "RCLONE_CONFIG_S3_USE_UNSIGNED_PAYLOAD=true")
 }

@@ -13,7 +13,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -43,11 +42,12 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if len(args) > 0 && args[0] == "fetch" { // one of our own children
 		return runFetch(ctx, args[1:], stdout)
 	}
-	var quick, write bool
+	var quick, write, again bool
 	var only string
 	set := flag.NewFlagSet("bench", flag.ContinueOnError)
 	set.BoolVar(&quick, "quick", false, "the headline rows only, with fewer rounds")
 	set.BoolVar(&write, "write", false, "write docs/benchmarks.md and its picture")
+	set.BoolVar(&again, "again", false, "measure nothing, show the last run again")
 	set.StringVar(&only, "only", "", "scenarios whose name matches, a regular expression")
 	rounds := set.Int("rounds", 5, "rounds of a row")
 	if err := set.Parse(args); err != nil {
@@ -62,7 +62,17 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if quick {
 		l.runs, l.least = min(l.runs, 3), 1
 	}
-	r, err := l.bench(ctx, match)
+	root, err := parts.ModuleRoot()
+	if err != nil {
+		return err
+	}
+	cache := filepath.Join(root, ".bench")
+	r := &report{}
+	if again {
+		err = r.load(cache)
+	} else {
+		r, err = l.bench(ctx, cache, match)
+	}
 	if err != nil {
 		return err
 	}
@@ -70,20 +80,11 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if !write {
 		return nil
 	}
-	root, err := parts.ModuleRoot()
-	if err != nil {
-		return err
-	}
 	return r.write(filepath.Join(root, "docs"))
 }
 
-// bench sets everything up, runs the scenarios and takes it all down again.
-func (l *lab) bench(ctx context.Context, match *regexp.Regexp) (r *report, err error) {
-	root, err := parts.ModuleRoot()
-	if err != nil {
-		return nil, err
-	}
-	cache := filepath.Join(root, ".bench")
+// bench sets everything up, runs the scenarios and takes it all down again. What it found is kept in cache too.
+func (l *lab) bench(ctx context.Context, cache string, match *regexp.Regexp) (r *report, err error) {
 	defer func() { err = errors.Join(err, l.close()) }()
 	if err := l.open(ctx, cache); err != nil {
 		return nil, err
@@ -103,9 +104,5 @@ func (l *lab) bench(ctx context.Context, match *regexp.Regexp) (r *report, err e
 		r.Rows = append(r.Rows, rows...)
 	}
 	r.Took = time.Since(l.began)
-	raw, err := json.MarshalIndent(r, "", " ")
-	if err != nil {
-		return nil, err
-	}
-	return r, os.WriteFile(filepath.Join(cache, "last.json"), raw, 0o644)
+	return r, r.keep(cache)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -135,6 +136,27 @@ func (r *report) print(w io.Writer) {
 	}
 	tw.Flush()
 	fmt.Fprintf(w, "\n%s, in %s\n%s\n", r.Date, r.Took.Round(time.Second), r.Machine)
+}
+
+// last is the name of the file that keeps a report, for [report.load].
+const last = "last.json"
+
+// keep writes the report into dir as JSON, every run by itself.
+func (r *report) keep(dir string) error {
+	raw, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, last), raw, 0o644)
+}
+
+// load reads what keep wrote.
+func (r *report) load(dir string) error {
+	raw, err := os.ReadFile(filepath.Join(dir, last))
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(raw, r)
 }
 
 // Between these lines of docs/benchmarks.md the report stands.

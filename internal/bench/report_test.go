@@ -70,6 +70,15 @@ func TestReportGoesBetweenItsMarksOnly(t *testing.T) {
 	}
 }
 
+func TestKeptReportIsTheSameAgain(t *testing.T) {
+	dir, again := t.TempDir(), &report{}
+	must(t, sample().keep(dir))
+	must(t, again.load(dir))
+	if got, want := again.markdown(), sample().markdown(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
 func TestPictureIsXMLAndShowsEachContender(t *testing.T) {
 	r := sample()
 	r.Rows[0].Key = "pull-mw-50"
