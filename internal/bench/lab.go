@@ -32,7 +32,8 @@ type lab struct {
 	aws      []string // environment for the aws command, at its best
 	awsHow   string
 	runs     int // rounds of a contest
-	least    int // of them, also for the slow
+	least    int // of them, also for those who took longer than patience
+	patience time.Duration
 	quick    bool
 	undo     []func() error
 	sites    int

@@ -58,9 +58,9 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 	debug.SetGCPercent(20) // see copyFile
-	l := &lab{out: stdout, began: time.Now(), runs: *rounds, least: 2, quick: quick}
+	l := &lab{out: stdout, began: time.Now(), runs: *rounds, least: 2, patience: patience, quick: quick}
 	if quick {
-		l.runs, l.least = min(l.runs, 3), 1
+		l.runs, l.least, l.patience = min(l.runs, 3), 1, patienceQuick
 	}
 	root, err := parts.ModuleRoot()
 	if err != nil {

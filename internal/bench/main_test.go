@@ -65,7 +65,7 @@ func smallLab(t *testing.T) *lab {
 	must(t, err)
 	t.Cleanup(func() { must(t, p.Close()) })
 	l := &lab{
-		out: t.Output(), began: time.Now(), dir: t.TempDir(), disk: t.TempDir(), proxy: p, push: testenv.Bin(t, "push"), runs: 2, least: 2,
+		out: t.Output(), began: time.Now(), dir: t.TempDir(), disk: t.TempDir(), proxy: p, push: testenv.Bin(t, "push"), runs: 2, least: 2, patience: patience,
 		dynamodb: &parts.DynamoDB{Endpoint: dynamodb}, trees: map[string]*tree{},
 	}
 	s, err := l.site(l.dir)

@@ -65,9 +65,12 @@ type contender struct {
 	keep string // work in this directory instead, from run to run
 }
 
-// A contender whose runs took more than patience together, and who had the least number of them, sits out the rest: where a ratio is above
+// A contender whose runs took more than this together, and who had the least number of them, sits out the rest: where a ratio is above
 // twenty, more runs would make the number nicer and not truer.
-const patience = 40 * time.Second
+const (
+	patience      = 40 * time.Second
+	patienceQuick = 5 * time.Second
+)
 
 // contest lets contenders work in turns, each round from another one on, so that a slow moment of the machine hits all of them. Those of
 // one group go before those of the next: a release is pushed by all before it is fetched by any. before prepares a round.
@@ -87,7 +90,7 @@ func (l *lab) contest(ctx context.Context, title string, rounds int, before func
 			for turn := range all {
 				n := (turn + round) % len(all)
 				e := &results[g][n]
-				if e.total() > patience && len(e.Costs) >= l.least {
+				if e.total() > l.patience && len(e.Costs) >= l.least {
 					continue
 				}
 				took, err := l.once(ctx, all[n])

@@ -217,10 +217,10 @@ func (p *proxy) replies(server io.Reader, client io.Writer, answered *atomic.Boo
 			if !bytes.HasPrefix(buf[:n], goAhead) {
 				answered.Store(true)
 			}
+			p.passed(int64(n)) // first, so that who has an answer finds it counted
 			if _, werr := client.Write(buf[:n]); werr != nil {
 				return
 			}
-			p.passed(int64(n))
 			p.rest(int64(n))
 		}
 		if err != nil {

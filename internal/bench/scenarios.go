@@ -47,16 +47,16 @@ var scenarios = []scenario{
 		return l.fresh(ctx, 1, "fresh-wp-30", "wp", network, awsName, rclone, bundle)
 	}},
 	{"delta-wp", true, func(l *lab, ctx context.Context) ([]row, error) {
-		return l.delta(ctx, change{pull: 4, push: 9, key: "wp-1", tree: "wp", files: 1}, awsName, rclone, bundle)
+		return l.delta(ctx, change{pull: 4, push: 9, key: "wp-1", tree: "wp", files: 1}, l.unlessQuick(awsName, bundle, rclone)...)
 	}},
 	{"delta-wp-30", false, func(l *lab, ctx context.Context) ([]row, error) {
 		return l.delta(ctx, change{pull: 4, push: 9, key: "wp-1-30", tree: "wp", files: 1, latency: network}, awsName, bundle)
 	}},
 	{"fresh-mw", true, func(l *lab, ctx context.Context) ([]row, error) {
-		return l.fresh(ctx, 2, "fresh-mw", "mw", network, awsName, rclone, bundle)
+		return l.fresh(ctx, 2, "fresh-mw", "mw", network, l.unlessQuick(awsName, bundle, rclone)...)
 	}},
 	{"delta-mw", true, func(l *lab, ctx context.Context) ([]row, error) {
-		return l.delta(ctx, change{pull: 4, push: 9, key: "mw-50", tree: "mw", files: 50, latency: network, idle: true}, awsName, rclone, bundle, linked)
+		return l.delta(ctx, change{pull: 4, push: 9, key: "mw-50", tree: "mw", files: 50, latency: network, idle: true}, l.unlessQuick(awsName, bundle, linked, rclone)...)
 	}},
 	{"xfs", false, (*lab).onXFS},
 	{"bump", false, func(l *lab, ctx context.Context) ([]row, error) {
@@ -75,6 +75,14 @@ var scenarios = []scenario{
 	{"fleet", false, (*lab).fleet},
 	{"hostile", false, (*lab).hostile},
 	{"big", false, (*lab).large},
+}
+
+// unlessQuick leaves the last peer out of the quick bench, which has three minutes.
+func (l *lab) unlessQuick(peers ...string) []string {
+	if l.quick {
+		return peers[:len(peers)-1]
+	}
+	return peers
 }
 
 // fresh is a release fetched onto a machine with nothing on its disk.
@@ -226,7 +234,11 @@ func (l *lab) follower(ctx context.Context, peer string, t *tree, key string) (u
 		down.run = l.copyLinks(t.dir)
 		return up, down, nil
 	}
-	prefix, err := l.seed(ctx, t)
+	seed := l.seed // of its own: nobody shall find it pushed by another
+	if l.quick {
+		seed = l.seeded
+	}
+	prefix, err := seed(ctx, t)
 	if err != nil {
 		return up, down, err
 	}
