@@ -24,7 +24,10 @@ type coordination struct {
 	swept, lap       time.Duration // when the rows were last read, and how long after the time before that
 	failed           int           // sweeps in a row
 	tally            Tally
-	early            []Member // weakened builds only: a sweep from before the opening
+	waits            string        // what it waits for, as the head is to show it
+	healthy          bool          // all that the wave has reached are, since
+	baking           time.Duration // then
+	early            []Member      // weakened builds only: a sweep from before the opening
 }
 
 // stand lets the time since the sweep before this one not count: nobody is waited for.
@@ -45,9 +48,9 @@ func (n *Node) coordinate(ctx context.Context) {
 		return
 	}
 	c := n.coord
-	if n.now >= c.renewAt {
+	if n.now >= c.renewAt || c.waits != n.head.Waits && n.head.State.Open() {
 		c.renewAt = n.now + renewEvery
-		h, err := n.o.Ledger.Renew(ctx, n.head)
+		h, err := n.o.Ledger.Renew(ctx, n.head, c.waits)
 		if errors.Is(err, ErrOvertaken) && h.Epoch == c.epoch && h.Fence == c.fence {
 			err = nil // still ours: an earlier beat had landed after all
 		}
@@ -145,31 +148,64 @@ func (n *Node) takeOver(ctx context.Context) {
 	n.lead(taken, NewSilence(old, since))
 }
 
-// decide judges a sweep of an open epoch, and writes the decision when there is one.
+// decide judges a sweep of an open epoch, and writes the decision, or begins the next wave, when it is time to.
 func (n *Node) decide(ctx context.Context, rows []Member) {
 	c, h := n.coord, n.head
-	c.tally = Count(h, rows, func(m Member) bool { return c.silence.Silent(m) || m.Phase != Serve && n.still(m) })
+	silent := func(m Member) bool { return c.silence.Silent(m) || m.Phase != Serve && n.still(m) }
+	c.tally = Count(h, rows, silent)
 	o := Outcome{Now: n.o.Clock.Now(), Members: c.tally.Members, Excluded: len(c.tally.Excluded)}
-	ruling := c.tally.Rule(n.guard(ctx))
+	guard := n.guard(ctx)
+	ruling := c.tally.Rule(guard)
+	wave := n.watchWave(h, rows, guard)
+	c.waits = wave.waits
+	busy, failed := n.watchOnce(ctx, h, rows)
+	if n.coord == nil {
+		return
+	}
 	switch {
 	case h.Hold == h.Sequence && h.Again != h.Sequence:
 		o.Reason = reasonByHand
+	case failed != "":
+		o.Reason = failed
+	case busy:
+		c.stand()
+		return
 	case n.superseded():
 		o.Reason = reasonSuperseded
-	case ruling == Go && h.Frozen != nil && h.Kind != KindRollback:
-		c.stand() // it goes on when the freeze is over
-		return
-	case ruling == Go:
-		o.Commit, o.FlipDelay = true, FlipDelay(len(rows)-lostOf(rows))
+	case wave.spoilt:
+		o.Reason, o.Bad = wave.reason, true
 	case ruling == Refuse:
 		o.Reason = c.tally.Refused
 	case ruling == TooMany:
 		o.Reason, o.Retry = c.tally.tooMany(), retryAfter(h)
+	case ruling == Go && h.Frozen != nil && h.Kind != KindRollback:
+		c.waits = "frozen " + h.Frozen.String()
+		c.stand() // it goes on when the freeze is over
+		return
+	case ruling == Go && !wave.unhealthy:
+		c.stand() // nobody is waited for but the bake and a person
+		if m := n.onceDue(h, rows); m != nil {
+			n.beginOnce(ctx, m)
+			return
+		}
+		if !n.goOn(ctx, rows, &o) {
+			return
+		}
 	case n.now-c.since >= n.o.PrepareTimeout:
-		o.Reason, o.Retry = n.timedOut(), retryAfter(h)
+		o.Reason, o.Bad, o.Retry = n.timedOut(), wave.failed, retryAfter(h)
+		if wave.unhealthy {
+			o.Reason = wave.reason
+		}
 	default:
 		return
 	}
+	n.conclude(ctx, o, rows)
+}
+
+// conclude writes the decision.
+func (n *Node) conclude(ctx context.Context, o Outcome, rows []Member) {
+	c, h := n.coord, n.head
+	o.FlipDelay = FlipDelay(len(rows) - lostOf(rows))
 	if !n.fenced(n.o.Ledger.Decide(ctx, h, o)) {
 		return
 	}
@@ -179,7 +215,11 @@ func (n *Node) decide(ctx context.Context, rows []Member) {
 		c.since, c.sweepAt = n.now, n.now+o.FlipDelay
 		return
 	}
-	n.writeLog(ctx, n.head, c.tally, string(Abort), o.Reason)
+	outcome := string(Abort)
+	if o.Bad {
+		outcome = RolledBack
+	}
+	n.writeLog(ctx, n.head, c.tally, outcome, o.Reason)
 	n.coord = nil
 }
 

@@ -61,7 +61,11 @@ type Head struct {
 	Coordinator string
 	Fence, Beat int64
 
+	// Cutoff is the bound of the wave under way, see [Head.Reaches]; Wave its number, from 1 on; WaveGroup whom it is for. Waits says
+	// what the coordinator of an open epoch waits for, for people.
 	Cutoff, Wave int64
+	WaveGroup    string
+	Waits        string
 	FlipDelay    int64 // milliseconds from the commit to the flip
 	FlipAt       int64 // Unix milliseconds by the coordinator's clock
 
@@ -147,7 +151,7 @@ func decodeHead(it Item) (Head, error) {
 		CommittedRelease: release.ID(d.str("committed_release")), CommittedSource: d.num("committed_source"),
 		Source: d.num("source"), Bad: d.nums("bad"), Why: d.str("why"),
 		Coordinator: d.str("coordinator"), Fence: d.num("fence"), Beat: d.num("beat"),
-		Cutoff: d.num("cutoff"), Wave: d.num("wave"), FlipDelay: d.num("flip_delay"), FlipAt: d.num("flip_at"),
+		Cutoff: d.num("cutoff"), Wave: d.num("wave"), WaveGroup: d.str("wave_group"), Waits: d.str("waits"), FlipDelay: d.num("flip_delay"), FlipAt: d.num("flip_at"),
 		Tries: d.num("tries"), RetryAt: d.num("retry_at"), Once: d.str("once"),
 		Members: d.num("members"), Excluded: d.num("excluded"), Reason: d.str("reason"), Superseded: d.num("superseded"),
 		Hint: d.num("hint"), Hold: d.num("hold"), Again: d.num("again"), Approved: d.num("approved"),

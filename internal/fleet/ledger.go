@@ -135,6 +135,9 @@ func (l *Ledger) Open(ctx context.Context, prev Head, n Note, by string, healthy
 		decided = append(decided, Absent{"frozen"})
 	}
 	remove := append([]string{"source"}, ofOneEpoch...)
+	if prev.Sequence == n.Sequence && prev.Once == prev.onceOver() { // it is not run again for the same sequence
+		remove = slices.DeleteFunc(remove, func(attr string) bool { return attr == "once" })
+	}
 	if prev.Hold == n.Sequence {
 		remove = append(remove, "hold")
 	}
@@ -142,7 +145,7 @@ func (l *Ledger) Open(ctx context.Context, prev Head, n Note, by string, healthy
 }
 
 // ofOneEpoch are the attributes that say nothing about the next epoch.
-var ofOneEpoch = []string{"flip_delay", "flip_at", "once", "reason", "retry_at", "again", "approved", "excluded"}
+var ofOneEpoch = []string{"flip_delay", "flip_at", "once", "reason", "retry_at", "again", "approved", "excluded", "wave_group", "waits"}
 
 // opening are the attributes of a new epoch for a note.
 func opening(prev Head, n Note, by string) Item {
@@ -195,11 +198,11 @@ func (l *Ledger) TakeOver(ctx context.Context, seen Head, by string) (Head, erro
 	}})
 }
 
-// Renew is the coordinator's beat. Condition: epoch, fence, and a lower beat, so that a beat that arrives late takes
-// nothing back.
-func (l *Ledger) Renew(ctx context.Context, h Head) (Head, error) {
+// Renew is the coordinator's beat, with what it waits for. Condition: epoch, fence, and a lower beat, so that a beat that arrives
+// late takes nothing back.
+func (l *Ledger) Renew(ctx context.Context, h Head, waits string) (Head, error) {
 	beat := h.Beat + 1
-	return l.writeHead(ctx, "renew", Write{Set: Item{"beat": beat}, If: append(held(h), Compare{"beat", Lt, beat})})
+	return l.writeHead(ctx, "renew", Write{Set: Item{"beat": beat, "waits": cut(waits)}, If: append(held(h), Compare{"beat", Lt, beat})})
 }
 
 // Outcome is a coordinator's decision about an epoch.
@@ -210,6 +213,8 @@ type Outcome struct {
 	FlipDelay         time.Duration // commit
 	Now               time.Time     // the coordinator's clock, for flip_at and retry_at
 	Members, Excluded int
+	// Bad: an abort because those whom a wave has reached failed their checks. The sequence is never opened again.
+	Bad bool
 }
 
 // Decide writes COMMIT or ABORT. Condition: epoch, open state, release, digest and fence are as in h, so that at most
@@ -225,11 +230,14 @@ func (l *Ledger) Decide(ctx context.Context, h Head, o Outcome) (Head, error) {
 		w.Set["committed_source"] = h.Source
 		w.Set["flip_delay"] = o.FlipDelay.Milliseconds()
 		w.Set["flip_at"] = o.Now.Add(o.FlipDelay).UnixMilli()
-		w.Remove = []string{"reason", "retry_at"}
+		w.Remove = []string{"reason", "retry_at", "waits"}
 	} else {
 		w.Set["state"] = string(Abort)
 		w.Set["reason"] = cut(o.Reason)
+		w.Remove = []string{"waits"}
 		switch {
+		case o.Bad:
+			w.Set["bad"], w.Set["why"], w.Set["hold"] = badWith(h), cut(o.Reason), h.Sequence
 		case o.Reason == reasonSuperseded: // the newer pointer opens next
 		case o.Retry > 0:
 			w.Set["tries"] = h.Tries + 1
@@ -249,6 +257,17 @@ func (l *Ledger) Decide(ctx context.Context, h Head, o Outcome) (Head, error) {
 	decided, err := l.writeHead(ctx, "decide", w)
 	failpoint.Landed("A14")
 	return decided, err
+}
+
+// Raise begins a wave: those whom next reaches flip, if they have voted yes. Condition: epoch, open state, fence, a lower cutoff, and
+// nothing is frozen.
+func (l *Ledger) Raise(ctx context.Context, h, next Head, delay time.Duration, now time.Time) (Head, error) {
+	w := Write{Set: Item{
+		"state": string(Wave), "cutoff": next.Cutoff, "wave": next.Wave, "wave_group": next.WaveGroup,
+		"flip_delay": delay.Milliseconds(), "flip_at": now.Add(delay).UnixMilli(),
+	}, Remove: []string{"waits"}}
+	w.If = append(held(h), In{"state", []Value{string(Prepare), string(Wave)}}, Compare{"cutoff", Lt, next.Cutoff}, Absent{"frozen"})
+	return l.writeHead(ctx, "begin wave", w)
 }
 
 // Done ends a committed epoch; healthy makes its release the good one, to roll back to. Condition: epoch, fence,

@@ -18,19 +18,22 @@ func (n *Node) member(ctx context.Context) Want {
 	if w := n.apply(ctx); w.Task != Idle {
 		return w
 	}
+	if w := n.once(ctx); w.Task != Idle {
+		return w
+	}
 	f := n.state.Flipped
-	settle := Want{Task: Settle, Epoch: f.Epoch, Commit: f, Joining: n.phase != Serve}
+	settle := Want{Task: Settle, Epoch: f.Epoch, Commit: f, Joining: n.phase != Serve, Back: n.state.Ahead.Epoch > f.Epoch}
 	if note := n.notes[f.Note()]; note != nil {
 		settle.Note = *note
 	}
-	unsettled := n.state.Settled < f.Epoch && n.now >= n.settleAt
+	unsettled := n.state.Settled != f.Epoch && n.now >= n.settleAt
 	if unsettled && n.state.Failed != f.Epoch {
 		return settle
 	}
 	if w := n.vote(ctx); w.Task != Idle { // before settling is tried again: the next release may be the cure
 		return w
 	}
-	if unsettled {
+	if unsettled || n.watched() {
 		return settle
 	}
 	if n.offered != nil && n.inspected == nil && n.registered && !n.lost && n.now >= n.inspectAt && n.mayOpen(*n.offered) {
@@ -42,20 +45,25 @@ func (n *Node) member(ctx context.Context) Want {
 // apply brings the machine to what the fleet decided: the decision is persisted, then flipped to, once the release is here.
 func (n *Node) apply(ctx context.Context) Want {
 	if n.haveHead && !n.lost {
-		if t := n.target(); t.Epoch > n.state.Decision.Epoch && failpoint.Hit("A15") == nil {
-			n.decided(t)
+		if t := n.target(); t.Epoch > n.state.Decision.Epoch && (failpoint.Hit("A15") != nil || !n.decided(t)) {
+			return Want{}
 		}
+		n.goAhead()
 	}
-	d := n.state.Decision
+	d := n.goal()
 	if v := n.state.Vote; weak == "M7" && v.Yes && v.Epoch > n.state.Flipped.Epoch {
 		early := Commitment{Epoch: v.Epoch, Sequence: n.head.Sequence, Release: v.Release}
 		return Want{Task: Flip, Epoch: v.Epoch, Commit: early}
 	}
-	if d.Epoch <= n.state.Flipped.Epoch {
+	if d.Epoch == n.state.Flipped.Epoch {
 		return Want{}
 	}
 	if n.holds(d) {
-		return Want{Task: Flip, Epoch: d.Epoch, Commit: d, At: n.flipAt}
+		w := Want{Task: Flip, Epoch: d.Epoch, Commit: d, At: n.flipAt}
+		if d.Epoch < n.state.Flipped.Epoch { // back from a wave: at once
+			w.At = n.now
+		}
+		return w
 	}
 	if n.now < n.retryAt || n.catchup != nil && n.phase != Serve && n.head.State.Open() && n.state.Vote.Epoch < n.head.Epoch {
 		return Want{} // wait, or help the open epoch along: what is committed cannot be had here
@@ -68,28 +76,29 @@ func (n *Node) apply(ctx context.Context) Want {
 	return Want{Task: Stage, Epoch: d.Epoch, Note: *note, Commit: d, Joining: true}
 }
 
-// decided persists a commit before anything is done about it, and fixes the moment of the flip.
-func (n *Node) decided(t Commitment) {
+// decided persists a commit before anything is done about it, and fixes the moment of the flip; false: it could not be saved.
+func (n *Node) decided(t Commitment) bool {
 	was := n.state.Decision
 	n.state.Decision = t
 	if failpoint.Hit("A16") != nil || n.save() != nil {
 		n.state.Decision = was
-		return
+		return false
 	}
 	n.retryAt, n.catchup = 0, nil
 	n.flipAt = n.o.Clock.Boot()
 	if n.head.State == Commit && n.head.Epoch == t.Epoch {
-		wait := time.UnixMilli(n.head.FlipAt).Sub(n.o.Clock.Now())
-		n.flipAt += min(max(wait, 0), time.Duration(n.head.FlipDelay)*time.Millisecond)
+		n.flipAt = n.flipTime()
 	}
+	return true
 }
 
 // holds says whether the release of a commitment is on this disk, complete and durable: promised by a yes, or brought up
 // by this process.
 func (n *Node) holds(d Commitment) bool {
 	v := n.state.Vote
-	promised := v.Yes && v.Epoch == d.Epoch && v.Release == d.Release && n.broken != d.Epoch
-	return promised || n.held.Epoch == d.Epoch && n.held.Release == d.Release
+	promised := v.Yes && v.Epoch == d.Epoch && v.Release == d.Release
+	left := d == n.state.Decision && n.state.Ahead.Epoch > d.Epoch // it was served here until a wave came
+	return (promised || left) && n.broken != d.Epoch || n.held.Epoch == d.Epoch && n.held.Release == d.Release
 }
 
 // vote asks for the release of the open epoch, if this member has not voted yet.
@@ -221,14 +230,19 @@ func (n *Node) SettledDone(w Want, err error) {
 	if n.state.Flipped.Epoch != w.Epoch {
 		return
 	}
-	n.dirty = true
 	n.note("service", err)
+	was := n.state
 	if err != nil {
-		n.state.Failed, n.state.Error = w.Epoch, cut(err.Error())
+		n.state.Settled, n.state.Failed, n.state.Error = 0, w.Epoch, cut(err.Error())
 		n.settleAt = n.o.Clock.Boot() + retryLocal
 	} else {
 		n.state.Settled, n.state.Failed, n.state.Error = w.Epoch, 0, ""
+		n.settleAt = n.o.Clock.Boot() + rewatch
 	}
+	if was.Settled == n.state.Settled && was.Failed == n.state.Failed && was.Error == n.state.Error {
+		return // looked at again in a wave, and nothing is new
+	}
+	n.dirty = true
 	if e := n.save(); e != nil && err == nil {
 		n.state.Settled = 0
 		n.settleAt = n.o.Clock.Boot() + retryLocal
@@ -238,6 +252,9 @@ func (n *Node) SettledDone(w Want, err error) {
 // FoundActive tells a node at start which release active points to. Where that is not what was flipped to, somebody moved
 // the link or a crash lost the record: the decision is applied again.
 func (n *Node) FoundActive(id release.ID) {
+	if a := n.state.Ahead; a.Epoch > n.state.Decision.Epoch && a.Release == id && n.state.Flipped.Epoch < a.Epoch {
+		n.state.Flipped, n.state.Settled = a, 0 // a wave was about to take it there, and did
+	}
 	if f := n.state.Flipped; f.Epoch > 0 && f.Release != id {
 		n.log.Warn("active is not what was flipped to", "active", string(id), "flipped", string(f.Release))
 		n.state.Flipped, n.state.Settled = Commitment{}, 0

@@ -22,6 +22,7 @@ type Options struct {
 	PrepareTimeout                 time.Duration    // from the opening, or a take-over, to the abort
 	LookAgain                      time.Duration    // until a pointer whose release is not complete is looked at again
 	Proof                          bool             // settling asks PHP itself: shown in the row
+	Once                           bool             // this machine has a fleet_once hook
 	Rollback                       bool             // a failed check here counts for going back to the good release
 	TableDate                      func() time.Time // the time by the table's clock, zero when it never said; nil: never
 	Log                            *slog.Logger
@@ -77,6 +78,8 @@ type Node struct {
 	settleAt  time.Duration
 	flipAt    time.Duration
 
+	ran Ran // of this process
+
 	coord     *coordination
 	sightings map[string]rival // of all rows, over all epochs that this node coordinated
 	takeAt    time.Duration
@@ -111,9 +114,12 @@ const (
 	Stage        // bring a release to the disk: download, verify, hooks, sync; durable
 	Flip         // point active to it at the given moment
 	Settle       // after the flip: hooks, opcache, health check
+	Once         // the fleet_once hook, for all, while the old code serves
 )
 
-func (t Task) String() string { return [...]string{"idle", "inspect", "stage", "flip", "settle"}[t] }
+func (t Task) String() string {
+	return [...]string{"idle", "inspect", "stage", "flip", "settle", "fleet_once"}[t]
+}
 
 // Want is the one thing that the machine should be doing now. Work for another Want is to be given up.
 type Want struct {
@@ -123,6 +129,8 @@ type Want struct {
 	Commit Commitment // of Stage, Flip and Settle
 	// Joining says that Stage and Settle catch up with what the fleet decided earlier.
 	Joining bool
+	// Back says that Settle follows a return from a wave that was aborted.
+	Back bool
 	// At is the boot time of the flip.
 	At time.Duration
 }

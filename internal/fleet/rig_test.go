@@ -44,6 +44,7 @@ type box struct {
 	state  fleet.State
 	disk   map[release.ID]bool
 	active release.ID
+	first  release.ID // what it flipped to first
 	flips  []time.Time
 	stop   context.CancelFunc
 	done   chan struct{}
@@ -59,11 +60,19 @@ type box struct {
 	spoilt     map[release.ID]error // releases that fail their check here
 	onRollback error                // a reason of the machine why a rollback cannot be staged
 	settleTime time.Duration
-	stays      bool // health_check.rollback: false
+	hook       *hook // fleet_once
+	stays      bool  // health_check.rollback: false
 	group      string
 	frozen     chan struct{}
 	view       fleet.View
 	mu         sync.Mutex // held by the loop while it works
+}
+
+// hook is the fleet_once hook of all machines of a test.
+type hook struct {
+	takes time.Duration
+	fails error
+	began []string // who ran it
 }
 
 func fleetTest(t *testing.T, f func(r *rig)) {
@@ -117,7 +126,7 @@ func (b *box) boot() {
 	ctx, cancel := context.WithCancel(b.r.t.Context())
 	b.stop, b.done, b.events, b.busy = cancel, make(chan struct{}), make(chan func(), 16), nil
 	b.node = fleet.NewNode(fleet.Options{
-		Scope: scope, Instance: b.id, Group: cmp.Or(b.group, "web"), Rollback: !b.stays, TableDate: b.r.date, Zone: "a", Version: "test", Incarnation: b.r.token(),
+		Scope: scope, Instance: b.id, Group: cmp.Or(b.group, "web"), Rollback: !b.stays, Once: b.hook != nil, TableDate: b.r.date, Zone: "a", Version: "test", Incarnation: b.r.token(),
 		Ledger: fleet.NewLedger(b.table, scope, b.r.token), Journal: b, State: b.state, Clock: bubbleClock{b.r.start},
 		Random: func() float64 { return 0.5 }, PollInterval: time.Second, PrepareTimeout: 10 * time.Minute, LookAgain: 30 * time.Second,
 		Log: b.r.log().With("box", b.id),
@@ -229,9 +238,14 @@ func (b *box) pursue(w fleet.Want) {
 				return
 			}
 			b.active = w.Commit.Release
+			b.first = cmp.Or(b.first, b.active)
 			b.flips = append(b.flips, time.Now())
 			b.node.FlipDone(w, time.Now(), nil)
 		})
+	case fleet.Once:
+		h := b.hook
+		h.began = append(h.began, b.id)
+		after(h.takes, func() { b.node.OnceDone(w, h.fails) })
 	case fleet.Settle:
 		after(cmp.Or(b.settleTime, 50*time.Millisecond), func() { b.node.SettledDone(w, cmp.Or(b.unhealthy, b.spoilt[w.Commit.Release])) })
 	}

@@ -29,8 +29,8 @@ func (n *Node) enter(ctx context.Context) {
 	if !n.registered || !n.everRead || n.lost {
 		return
 	}
-	t := n.target()
-	current := n.state.Flipped.Epoch >= t.Epoch && n.state.Settled >= t.Epoch
+	g := n.goal()
+	current := g.Epoch >= n.target().Epoch && n.state.Flipped.Epoch == g.Epoch && n.state.Settled == g.Epoch
 	if (n.phase == Join || n.phase == Out && !n.head.State.Open()) && current {
 		n.setPhase(Serve)
 	}
@@ -67,6 +67,7 @@ func (n *Node) compose() {
 	r.Instance, r.Group, r.Zone, r.Version = n.o.Instance, n.o.Group, n.o.Zone, n.o.Version
 	r.Incarnation, r.Phase, r.Vote = n.o.Incarnation, n.phase, n.state.Vote
 	r.Proof, r.Rollback, r.Epoch, r.Left = n.o.Proof, n.o.Rollback, n.state.Epoch, n.left
+	r.Once, r.Ran = n.o.Once, n.ran
 	r.Failed, r.Error, r.Seen = n.state.Failed, n.state.Error, n.o.Clock.Now().Unix()
 	r.Active = Active{} // between the flip and its proof nothing is claimed
 	if f := n.state.Flipped; f.Epoch > 0 && n.state.Settled == f.Epoch {

@@ -19,6 +19,9 @@ type State struct {
 	Vote     Vote   `json:"vote"`
 	// Decision is the newest commit that was read: to be flipped to, or flipped to already.
 	Decision Commitment `json:"decision"`
+	// Ahead is what a wave took this member to before the decision; it counts while its epoch is at a wave, and until then Decision
+	// is what to go back to.
+	Ahead Commitment `json:"ahead,omitzero"`
 	// Flipped is what `active` points to; Settled the epoch whose hooks and health check passed after it.
 	Flipped   Commitment `json:"flipped"`
 	FlippedAt int64      `json:"flipped_at,omitempty"` // Unix milliseconds, for people

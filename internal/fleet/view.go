@@ -35,15 +35,15 @@ func (n *Node) View() View {
 		v.Problems[k] = t
 	}
 	silent := n.o.Clock.Boot() - max(n.answered, n.started)
-	onDisk := n.state.Decision.Epoch > 0 && n.state.Flipped == n.state.Decision
+	known := n.goal()
+	onDisk := known.Epoch > 0 && n.state.Flipped == known
 	v.Isolated = silent >= isolatedAfter && onDisk && !n.duplicate
 	v.Ready = n.inService || v.Isolated
 	v.Waiting = n.inService && n.Empty()
-	known := n.state.Decision
 	if n.haveHead && v.Target.Epoch > known.Epoch {
 		known = v.Target
 	}
-	v.Behind = known.Epoch > 0 && (n.state.Flipped.Epoch < known.Epoch || n.state.Settled < known.Epoch)
+	v.Behind = known.Epoch > 0 && (n.state.Flipped.Epoch != known.Epoch || n.state.Settled != known.Epoch)
 	v.Pending = v.Behind && n.inService && n.holds(known) && n.state.Failed != known.Epoch
 	return v
 }
@@ -54,7 +54,7 @@ func (n *Node) State() State { return n.state }
 // Keep lists the releases that must stay on the disk: decided, flipped, voted for, named by the head.
 func (n *Node) Keep() []release.ID {
 	return []release.ID{
-		n.state.Decision.Release, n.state.Flipped.Release, n.state.Vote.Release,
+		n.state.Decision.Release, n.state.Ahead.Release, n.state.Flipped.Release, n.state.Vote.Release,
 		n.head.Release, n.head.CommittedRelease, n.head.Good.Release, n.head.Before.Release,
 	}
 }
