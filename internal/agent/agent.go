@@ -136,7 +136,7 @@ func New(p Parts) (*Agent, error) {
 		Scope: p.Config.Scope(), Instance: p.Identity.ID, Group: p.Config.Group, Zone: p.Identity.Zone, Version: p.Version,
 		Incarnation: p.Token(), Ledger: ledger, Journal: journal{p.Disk}, State: state, Clock: p.Clock, Random: p.Random,
 		PollInterval: p.Config.PollInterval, PrepareTimeout: p.Config.PrepareTimeout, LookAgain: p.Config.PointerInterval,
-		Proof: p.Config.Opcache.Effective() != config.Off, Rollback: p.Config.HealthCheck.Rollback,
+		Proof: p.Config.Opcache.Effective() != config.Off, Rollback: p.Config.HealthCheck.Rollback, Once: p.Config.Hooks.FleetOnce != "",
 		TableDate: tableDate(p.Table), Log: log.With("component", "fleet"),
 	})
 	active, err := p.Disk.Active()

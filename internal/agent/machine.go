@@ -66,11 +66,13 @@ type machine struct {
 	noteOf    func(ctx context.Context, sequence int64) (*fleet.Note, error)
 	// previous is what was live before the last flip of this process, for the hooks.
 	previous release.ID
-	after    after
-	service  Service
-	turn     turn
-	roomFor  release.ID // for which room was made in opcache
-	cold     atomic.Pointer[string]
+	// prepareEnds is when the time ends that the hooks of the release being prepared share.
+	prepareEnds time.Time
+	after       after
+	service     Service
+	turn        turn
+	roomFor     release.ID // for which room was made in opcache
+	cold        atomic.Pointer[string]
 
 	mu       sync.Mutex
 	listings map[release.ID]release.Listing // of the last few pointers: inspected, then staged
@@ -147,6 +149,7 @@ func (m *machine) listing(ctx context.Context, n fleet.Note, cached bool) (relea
 // stage brings a release to the disk, complete, verified and durable, runs the hooks that belong to it and rehearses it. While S3 is
 // away it is tried again, from where it was; after a sync that did not work, once more from nothing.
 func (m *machine) stage(ctx context.Context, w fleet.Want, progress func(string)) error {
+	m.prepareEnds = time.Now().Add(m.cfg.PrepareTimeout)
 	for try := 1; ; try++ {
 		err := m.stageOnce(ctx, w, progress)
 		if err == nil {
@@ -184,7 +187,7 @@ func (m *machine) stageOnce(ctx context.Context, w fleet.Want, progress func(str
 	if ok && w.Commit.Kind == fleet.KindRollback && m.past.prepared(id, digest) {
 		return nil // its hooks ran when it was new
 	}
-	if err := m.hook(ctx, "before_flip", m.cfg.Hooks.BeforeFlip, filepath.Join(m.cfg.Root, string(id)), w); err != nil {
+	if err := m.prepareHook(ctx, "before_flip", m.cfg.Hooks.BeforeFlip, filepath.Join(m.cfg.Root, string(id)), w); err != nil {
 		return err
 	}
 	m.past.try(id, func(d *deeds) { d.Prepared = w.Note.Digest })
@@ -229,7 +232,7 @@ func (m *machine) publish(ctx context.Context, s *disk.Stage, w fleet.Want) erro
 		return err
 	}
 	if command := m.cfg.Hooks.AfterSync; command != "" {
-		if err := m.hook(ctx, "after_sync", command, s.Dir(), w); err != nil {
+		if err := m.prepareHook(ctx, "after_sync", command, s.Dir(), w); err != nil {
 			return err
 		}
 	}
@@ -307,14 +310,35 @@ func (m *machine) flip(ctx context.Context, w fleet.Want, c fleet.Clock) (at tim
 	return c.Now(), nil
 }
 
+// once runs fleet_once for the whole fleet, in the new release, while the old code serves.
+func (m *machine) once(ctx context.Context, w fleet.Want) error {
+	return m.hookFor(ctx, m.cfg.Hooks.OnceTimeout, "fleet_once", m.cfg.Hooks.FleetOnce, filepath.Join(m.cfg.Root, string(w.Commit.Release)), w)
+}
+
+// prepareHook runs a hook of those that share the prepare time of a release.
+func (m *machine) prepareHook(ctx context.Context, name, command, dir string, w fleet.Want) error {
+	left := time.Until(m.prepareEnds)
+	if command != "" && left <= 0 {
+		return fmt.Errorf("hook %s: no time is left of prepare_timeout, %v", name, m.cfg.PrepareTimeout)
+	}
+	return m.hookFor(ctx, min(m.cfg.Hooks.Timeout, left), name, command, dir, w)
+}
+
 // hook runs one of the operator's commands for a release, if there is one.
 func (m *machine) hook(ctx context.Context, name, command, dir string, w fleet.Want) error {
+	return m.hookFor(ctx, m.cfg.Hooks.Timeout, name, command, dir, w)
+}
+
+func (m *machine) hookFor(ctx context.Context, limit time.Duration, name, command, dir string, w fleet.Want) error {
 	if command == "" {
 		return nil
 	}
 	env := m.env
 	env.Release, env.Sequence = string(w.Commit.Release), w.Commit.Sequence
 	env.Kind, env.Commit = cmp.Or(w.Commit.Kind, "deploy"), w.Note.Pointer.Commit
+	if w.Back {
+		env.Kind = fleet.KindRollback
+	}
 	env.Previous = string(m.previous)
 	if active, err := m.disk.Active(); err == nil && active != w.Commit.Release {
 		env.Previous = string(active)
@@ -325,7 +349,7 @@ func (m *machine) hook(ctx context.Context, name, command, dir string, w fleet.W
 	}
 	_, err := hook.Run(ctx, hook.Spec{
 		Name: name, Command: command, Dir: dir, User: user, Env: env.Vars(),
-		Timeout: m.cfg.Hooks.Timeout, Logger: m.log,
+		Timeout: limit, Logger: m.log,
 	})
 	return err
 }

@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"s3pulldeploy/internal/disk"
+	"s3pulldeploy/internal/fleet"
 	"s3pulldeploy/internal/hook"
 	"s3pulldeploy/internal/release"
 	"s3pulldeploy/internal/store"
+	"s3pulldeploy/internal/table"
 )
 
 func TestWhoseFaultItIs(t *testing.T) {
@@ -85,5 +88,25 @@ func TestTeardownRunsBackwardsAndNamesWhatFails(t *testing.T) {
 	}
 	if len(order) != 2 || order[0] != "stop schedule" || d.run() != nil {
 		t.Errorf("ran %q, and again", order)
+	}
+}
+
+func TestHooksBeforeTheVoteShareThePrepareTime(t *testing.T) {
+	r := &rig{t: t, bucket: newBucket(), table: table.NewMemory(), began: time.Now()} // no bubble: the hook takes real time
+	b := r.box("i-1", "prepare_timeout: 1m")
+	if err := b.prepare(); err != nil {
+		t.Fatal(err)
+	}
+	defer b.disk.Close()
+	m := b.agent.machine
+	m.prepareEnds = time.Now().Add(time.Second) // what the hook before has left
+	began := time.Now()
+	err := m.prepareHook(t.Context(), "before_flip", "sleep 60", b.cfg.Root, fleet.Want{})
+	if took := time.Since(began); !errors.Is(err, hook.ErrTimeout) || took > 30*time.Second {
+		t.Errorf("after %v: %v, want it timed out after 1s, not hooks.timeout", took, err)
+	}
+	m.prepareEnds = time.Now()
+	if err := m.prepareHook(t.Context(), "before_flip", "true", b.cfg.Root, fleet.Want{}); err == nil || !strings.Contains(err.Error(), "no time is left of prepare_timeout, 1m0s") {
+		t.Errorf("without time left: %v", err)
 	}
 }

@@ -70,6 +70,7 @@ func (m *machine) spare(ctx context.Context, t fleet.Target) error {
 	if err != nil {
 		return err
 	}
+	m.prepareEnds = time.Now().Add(m.cfg.PrepareTimeout)
 	return m.stageOnce(ctx, w, func(string) {})
 }
 

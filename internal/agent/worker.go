@@ -70,7 +70,7 @@ func (a *Agent) pursue(ctx context.Context, want fleet.Want) {
 		cancel()
 		a.post(func() {
 			a.job = nil
-			if !given && report != nil {
+			if report != nil && (!given || want.Task == fleet.Flip) { // a link that has moved is told of in any case
 				report()
 			}
 		})
@@ -89,14 +89,23 @@ func (a *Agent) perform(ctx context.Context, j *job, keep keepList) func() {
 		return func() { a.node.Staged(want, err, isMachine(err)) }
 	case fleet.Flip:
 		at, err := m.flip(ctx, want, a.p.Clock)
+		if err != nil && ctx.Err() != nil {
+			return nil // given up in time
+		}
 		return func() { a.node.FlipDone(want, at, err) }
 	case fleet.Settle:
 		err := m.settle(ctx, want)
 		return func() {
+			fresh := a.view.Settled != want.Epoch // else only its health was looked at again, in a wave
 			a.node.SettledDone(want, err)
-			a.cleanDue = a.cleanDue || err == nil
-			a.room = room{due: err == nil}
+			a.cleanDue = a.cleanDue || err == nil && fresh
+			if fresh || err != nil {
+				a.room = room{due: err == nil}
+			}
 		}
+	case fleet.Once:
+		err := m.once(ctx, want)
+		return func() { a.node.OnceDone(want, err) }
 	}
 	if j.room {
 		again := m.makeRoom(ctx, j.say)

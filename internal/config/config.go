@@ -238,10 +238,6 @@ func (c *Config) Warnings() []string {
 		set  bool
 		text string
 	}{
-		{len(c.Rollout.Waves) > 0, "rollout.waves: not built yet, a release goes everywhere at once"},
-		{c.Rollout.Bake > 0, "rollout.bake: not built yet, nothing waits"},
-		{c.Rollout.Approve, "rollout.approve: not built yet, nobody is asked"},
-		{c.Hooks.FleetOnce != "", "hooks.fleet_once: not built yet, it does not run"},
 		{len(c.Restart) > 0, "restart: not built yet, no unit is restarted"},
 		{c.LifecycleHook != "", "lifecycle_hook: not built yet, it is not completed"},
 		{c.Notify != Notify{}, "notify: not built yet, nobody is told"},

@@ -160,7 +160,7 @@ notify: {webhook: "https://example.com/hunter2"}
 `)
 	got := strings.Join(c.Warnings(), "\n")
 	for _, key := range []string{
-		"rollout.waves", "rollout.bake", "rollout.approve", "hooks.fleet_once", "restart",
+		"restart",
 		"lifecycle_hook", "listen", "notify",
 	} {
 		if !strings.Contains(got, key+": ") {
