@@ -50,10 +50,11 @@ func init() { // a verb's code mentions other verbs: as a plain variable this wo
 		"manifest":  {"[=RELEASE]", "print the list of files of a packed release as JSON; default: the pointer's", "", (*session).printManifest},
 		"status":    {"", "the fleet, the pointer, every instance; the first line says what is stuck", "", (*session).status},
 		"releases":  {"", "what is in the bucket, newest first", "", (*session).releases},
-		"abort":     {"", "hold the newest release: it does not go live, and an open rollout of it ends", "", (*session).abort},
+		"abort":     {"", "hold the newest release: it does not go live, an open rollout of it ends, what has flipped goes back", "", (*session).abort},
 		"freeze":    {"REASON", "stop every rollout but rollbacks, until -unfreeze or for a time", "for", (*session).freeze},
 		"unfreeze":  {"", "lift the freeze", "", (*session).unfreeze},
 		"forget":    {"INSTANCE|silent", "drop the rows of an instance that is gone, or of all that are silent", "force", (*session).forget},
+		"approve":   {"[=RELEASE]", "let the wave that is under way pass, where rollout.approve asks for that", "", (*session).approve},
 		"retry":     {"", "try a release again that was aborted or held", "", (*session).retry},
 		"gc":        {"", "remove from the bucket what no release needs, but for the newest keep_remote and those in use", "dry-run", (*session).gc},
 		"init":      {"", "create what is missing of bucket and table; change nothing that exists", "", (*session).initialise},
@@ -175,7 +176,7 @@ func (o options) check(set *flag.FlagSet) error {
 // usage prints what push can do.
 func usage(w io.Writer) {
 	fmt.Fprint(w, "push moves a site's fleet to a release. One verb a call:\n\n")
-	for _, name := range []string{verbDeploy, "rollback", "status", "releases", "manifest", "abort", "retry", "freeze", "unfreeze", "forget", "gc", "init", "show", verbVersion} {
+	for _, name := range []string{verbDeploy, "rollback", "status", "releases", "manifest", "approve", "abort", "retry", "freeze", "unfreeze", "forget", "gc", "init", "show", verbVersion} {
 		v := verbs[name]
 		value := v.value
 		if v.needsValue() {

@@ -185,6 +185,9 @@ func (w *watcher) tell(err error) {
 		w.epoch, w.state, w.ready = h.Epoch, fleet.Prepare, ""
 	}
 	w.tellVotes(h)
+	if h.State.Open() && h.Waits != "" {
+		w.sayOnce(h.Waits)
+	}
 	if h.State == w.state {
 		return
 	}
@@ -219,7 +222,7 @@ func (w *watcher) tellVotes(h fleet.Head) {
 			w.say("%s says no: %s", m.Instance, cmp.Or(m.Error, "no reason given"))
 		}
 	}
-	if h.State.Open() && len(w.members) > 0 {
+	if h.State == fleet.Prepare && h.Waits == "" && len(w.members) > 0 {
 		w.sayOnce(fmt.Sprintf("%d of %d ready", ready, serving))
 	}
 	if h.State == fleet.Commit && live > 0 {
@@ -250,6 +253,9 @@ func (w *watcher) where() string {
 		if m.Phase == fleet.Serve && m.Vote.Epoch != h.Epoch {
 			waiting = append(waiting, strings.TrimSpace(m.Instance+" "+m.Progress))
 		}
+	}
+	if h.Waits != "" {
+		return fmt.Sprintf("epoch %d: %s", h.Epoch, h.Waits)
 	}
 	if len(waiting) == 0 {
 		return fmt.Sprintf("epoch %d is in state %s", h.Epoch, h.State)

@@ -19,7 +19,10 @@ const maxAhead = 24 * time.Hour
 func (s *session) next(v view, p release.Pointer, now time.Time) (release.Pointer, error) {
 	p.Sequence = release.NextSequence(now, v.Pointer.Sequence, v.Head.Sequence, v.Head.CommittedSequence)
 	p.Message, p.Commit = s.message, s.commit
-	p.Policy.MaxExcluded = s.maxExcluded
+	p.Policy = release.Policy{MaxExcluded: s.maxExcluded}
+	if r := s.cfg.Rollout; p.Kind != release.KindRollback {
+		p.Policy.Waves, p.Policy.Bake, p.Policy.Approve = r.Waves, r.Bake, r.Approve
+	}
 	if p.Policy.MaxExcluded == "" && s.cfg.Rollout.MaxExcluded != fleet.DefaultGuard {
 		p.Policy.MaxExcluded = s.cfg.Rollout.MaxExcluded
 	}

@@ -119,7 +119,7 @@ func (r *Result) err() error {
 			return advise(fmt.Errorf("%s: it is flipped to, but not healthy: %s", what, reason), "`push -rollback` goes back")
 		}
 	case Aborted:
-		return kind{errAborted, advise(fmt.Errorf("%s: aborted: %s", what, reason), "nothing was flipped; `push -status` shows each instance")}
+		return kind{errAborted, advise(fmt.Errorf("%s: aborted: %s", what, reason), "the fleet is on what it was on before; `push -status` shows each instance")}
 	case RolledBack:
 		return kind{errAborted, advise(fmt.Errorf("%s: rolled back: %s", what, reason), "mend it and push again; this release is not tried any more")}
 	case Superseded:

@@ -39,6 +39,8 @@ type statusHead struct {
 	Coordinator string           `json:"coordinator"`
 	Kind        string           `json:"kind"`
 	Reason      string           `json:"reason"`
+	Wave        int64            `json:"wave"`  // the one under way, from 1; 0: none
+	Waits       string           `json:"waits"` // what the coordinator waits for besides the instances
 }
 
 type statusFreeze struct {
@@ -58,6 +60,7 @@ type statusMember struct {
 	Progress string      `json:"progress"`
 	SeenS    int64       `json:"seen_s"` // seconds since its last beat, by the two clocks
 	Version  string      `json:"version"`
+	Wave     int         `json:"wave"` // of the open rollout, as far as can be told now; 0: none, or it takes no part
 }
 
 // status prints the state of the site. It writes nothing, and says what it could not read.
@@ -89,14 +92,17 @@ func (v view) status(name string) Status {
 		st.Pointer = &statusTarget{v.Pointer.Release, v.Pointer.Sequence}
 	}
 	if h := v.Head; v.HasHead {
-		st.Head = &statusHead{h.Epoch, h.State, h.Release, h.Sequence, h.Coordinator, h.Kind, h.Reason}
+		st.Head = &statusHead{h.Epoch, h.State, h.Release, h.Sequence, h.Coordinator, h.Kind, h.Reason, h.Wave, h.Waits}
 		if h.CommittedEpoch > 0 {
 			st.Committed = &statusTarget{h.CommittedRelease, h.CommittedSequence}
 		}
 		st.Freeze = freezeOf(h)
 	}
+	waves := v.waves()
 	for _, m := range v.Members {
-		st.Members = append(st.Members, v.member(m))
+		row := v.member(m)
+		row.Wave = waves[m.Instance]
+		st.Members = append(st.Members, row)
 	}
 	slices.SortFunc(st.Members, func(a, b statusMember) int {
 		return cmp.Or(strings.Compare(a.Group, b.Group), strings.Compare(a.Instance, b.Instance))
@@ -116,7 +122,17 @@ func (v view) member(m fleet.Member) statusMember {
 		}
 	}
 	age := max(0, int64(v.Now.Sub(time.Unix(m.Seen, 0)).Seconds()))
-	return statusMember{m.Instance, m.Group, m.Zone, m.Phase, m.Active.Release, vote, m.Error, m.Progress, age, m.Version}
+	return statusMember{m.Instance, m.Group, m.Zone, m.Phase, m.Active.Release, vote, m.Error, m.Progress, age, m.Version, 0}
+}
+
+// waves says who is in which wave of an open rollout that goes out in several.
+func (v view) waves() map[string]int {
+	h := v.Head
+	plan, err := fleet.ParsePlan(v.Pointer.Policy)
+	if err != nil || !h.State.Open() || h.Kind == fleet.KindRollback || h.Sequence != v.Pointer.Sequence || len(plan.Waves) == 0 || h.CommittedEpoch == 0 {
+		return nil
+	}
+	return plan.Assign(h, v.Members)
 }
 
 // summary is one line: what is stuck and why, or what all are on.
@@ -166,11 +182,17 @@ func (v view) underWay() string {
 	h := v.Head
 	var waiting []string
 	for _, m := range v.Members {
+		if h.State == fleet.Wave && m.Vote.Epoch == h.Epoch {
+			continue // whom the wave has reached is in waits
+		}
 		if m.Phase == fleet.Serve && (h.State.Open() && m.Vote.Epoch != h.Epoch || h.State == fleet.Commit && m.Active.Epoch != h.Epoch) {
 			waiting = append(waiting, strings.TrimSpace(m.Instance+" "+m.Progress))
 		}
 	}
 	line := fmt.Sprintf("epoch %d to %s is in state %s", h.Epoch, h.Release, h.State)
+	if h.Waits != "" {
+		line += ", " + h.Waits
+	}
 	if len(waiting) == 0 {
 		return line
 	}
@@ -235,10 +257,17 @@ func (st Status) print(c *console, where string) {
 		return
 	}
 	table := tabwriter.NewWriter(c.human, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "INSTANCE\tGROUP\tZONE\tPHASE\tRELEASE\tVOTE\tSEEN\tVERSION\tPROGRESS, REASON")
+	inWaves := slices.ContainsFunc(st.Members, func(m statusMember) bool { return m.Wave > 0 })
+	wave := func(text string) string {
+		if !inWaves {
+			return ""
+		}
+		return text + "\t"
+	}
+	fmt.Fprintln(table, "INSTANCE\tGROUP\tZONE\tPHASE\tRELEASE\tVOTE\t"+wave("WAVE")+"SEEN\tVERSION\tPROGRESS, REASON")
 	for _, m := range st.Members {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Instance, m.Group, cmp.Or(m.Zone, "-"), m.Phase,
-			cmp.Or(string(m.Release), "-"), cmp.Or(m.Vote, "-"), time.Duration(m.SeenS)*time.Second, m.Version,
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s%s\t%s\t%s\n", m.Instance, m.Group, cmp.Or(m.Zone, "-"), m.Phase,
+			cmp.Or(string(m.Release), "-"), cmp.Or(m.Vote, "-"), wave(fmt.Sprint(m.Wave)), time.Duration(m.SeenS)*time.Second, m.Version,
 			strings.TrimSpace(m.Progress+" "+m.Reason))
 	}
 	table.Flush()
