@@ -126,6 +126,7 @@ func (m *machine) mend(ctx context.Context, live fleet.Commitment) error {
 	err = m.fetch(ctx, w, quietly, func(ctx context.Context, s *disk.Stage, _ fleet.Want) error { return s.Mend(ctx) })
 	if errors.Is(err, disk.ErrDamaged) || errors.Is(err, disk.ErrState) {
 		m.log.Warn("the live release is built anew", "release", string(live.Release), "error", err)
+		m.prepareEnds = time.Now().Add(m.cfg.PrepareTimeout)
 		err = m.stageOnce(ctx, w, quietly)
 	}
 	if err != nil {

@@ -58,7 +58,7 @@ func (b *box) start() {
 	l := fleet.NewLedger(b, scope, b.w.token)
 	l.Parallel = 1
 	b.node = fleet.NewNode(fleet.Options{
-		Scope: scope, Instance: b.id, Group: "web", Rollback: true, TableDate: b.w.wall, Version: "sim", Incarnation: b.w.token(), Ledger: l, Journal: b,
+		Scope: scope, Instance: b.id, Group: "web", Rollback: true, Once: b.w.hooked, TableDate: b.w.wall, Version: "sim", Incarnation: b.w.token(), Ledger: l, Journal: b,
 		State: b.state, Clock: b, Random: b.w.rng.Float64, PollInterval: 5 * time.Second, PrepareTimeout: 10 * time.Minute, LookAgain: 30 * time.Second,
 		Log: b.w.log.With("box", b.id),
 	})
@@ -129,6 +129,14 @@ func (b *box) pursue(want fleet.Want) {
 		b.stage(want, finish)
 	case fleet.Flip:
 		finish(time.Duration(float64(want.At-b.Boot())/b.rate), func() { b.flip(want) })
+	case fleet.Once:
+		finish(w.between(100*time.Millisecond, 20*time.Second), func() {
+			var err error
+			if w.fault(0.05) {
+				err = errors.New("fleet_once: exit code 1")
+			}
+			b.node.OnceDone(want, err)
+		})
 	case fleet.Settle:
 		finish(w.between(10*time.Millisecond, 2*time.Second), func() {
 			var err error
@@ -183,12 +191,12 @@ func (b *box) stage(want fleet.Want, finish func(time.Duration, func())) {
 
 func (b *box) flip(want fleet.Want) {
 	id := want.Commit.Release
+	b.w.truth.flip(b.machine, want)
 	if !b.disk[id] {
 		b.w.note("%s cannot flip to %s: not here", b.id, id)
 		b.node.FlipDone(want, b.Now(), errors.New("not on this disk"))
 		return
 	}
-	b.w.truth.flip(b.machine, want)
 	b.active = id
 	if b.w.fault(0.01) {
 		panic(crash{b}) // the link is moved, its record is not

@@ -31,6 +31,7 @@ type scene struct {
 	pushed   map[int64]release.ID
 	broken   map[release.ID]bool // releases that every hook refuses
 	spoilt   map[release.ID]bool // releases that fail their check wherever they are flipped to
+	hooked   bool                // all have a fleet_once hook
 	calm     bool                // faults are over
 	busy     bool                // agents restart all the time
 
@@ -128,6 +129,9 @@ func (s *scene) push(back release.ID) {
 	if back != "" {
 		id, extra = back, "\nkind \"rollback\""
 	}
+	if back == "" && !s.calm && s.chance(0.35) {
+		extra = s.inWaves()
+	}
 	s.pushed[s.sequence] = id
 	s.broken[id] = s.broken[id] || back == "" && !s.calm && s.chance(0.15)
 	s.pointer = fmt.Appendf(nil, "%s\n%d\n3%s", id, s.sequence, extra)
@@ -135,6 +139,25 @@ func (s *scene) push(back release.ID) {
 	s.note("push %s as %d%s, broken %v, spoilt %v", id, s.sequence, extra, s.broken[id], s.spoilt[id])
 	if ok && s.chance(0.8) {
 		s.ask(h, fleet.Item{"hint": s.sequence})
+	}
+}
+
+// inWaves are lines of a pointer that goes out step by step.
+func (s *scene) inWaves() string {
+	lines := fmt.Sprintf("\nwaves %q", []string{"1", "50%", "1,50%", "web:1,2"}[s.rng.IntN(4)])
+	if s.chance(0.5) {
+		lines += fmt.Sprintf("\nbake %q", s.between(time.Second, 2*time.Minute).Round(time.Second))
+	}
+	if s.chance(0.3) {
+		lines += "\napprove \"true\""
+	}
+	return lines
+}
+
+// approve approves the wave under way, as somebody does sooner or later.
+func (s *scene) approve() {
+	if h := s.truth.head; h.State == fleet.Wave && h.Approved < h.Wave {
+		s.ask(h, fleet.Item{"approved": h.Wave})
 	}
 }
 

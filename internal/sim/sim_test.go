@@ -18,6 +18,8 @@ var (
 func simulate(seed uint64) *world {
 	w := newWorld(seed)
 	w.busy = w.chance(0.3)
+	w.hooked = w.chance(0.25)
+	w.after(time.Minute, nil, "approve", w.approving)
 	for range 1 + w.rng.IntN(5) {
 		b := w.add()
 		w.after(w.between(0, 10*time.Second), nil, b.id+" boot", b.start)
@@ -38,6 +40,12 @@ func simulate(seed uint64) *world {
 		w.fail("I11 non-blocking: not settled %v after the last fault: %s", bound, w.truth.settled())
 	}
 	return w
+}
+
+// approving is somebody who looks at waves now and then.
+func (w *world) approving() {
+	w.approve()
+	w.after(w.between(time.Second, time.Minute), nil, "approve", w.approving)
 }
 
 // trouble does one bad or merely busy thing, and schedules the next.

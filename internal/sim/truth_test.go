@@ -2,7 +2,9 @@ package sim
 
 import (
 	"context"
+	"fmt"
 	"reflect"
+	"slices"
 	"time"
 
 	"s3pulldeploy/internal/fleet"
@@ -20,6 +22,7 @@ type truth struct {
 	led       map[string]time.Duration // true time of the last beat on the head, by coordinator
 	rows      map[string]fleet.Member  // as the table has them
 	excluded  map[int64]map[string]bool
+	waves     map[int64][]fleet.Head
 	yes       map[promise]bool // every yes that ever landed; a row may be overwritten by a registration that comes late
 }
 
@@ -33,7 +36,7 @@ type promise struct {
 func newTruth(w *scene) truth {
 	return truth{
 		w: w, decisions: map[int64]fleet.EpochState{}, commits: map[int64]fleet.Head{}, beats: map[string]time.Duration{}, woke: map[string]time.Duration{}, led: map[string]time.Duration{},
-		rows: map[string]fleet.Member{}, excluded: map[int64]map[string]bool{}, yes: map[promise]bool{},
+		rows: map[string]fleet.Member{}, waves: map[int64][]fleet.Head{}, excluded: map[int64]map[string]bool{}, yes: map[promise]bool{},
 	}
 }
 
@@ -96,6 +99,11 @@ func (t *truth) voteWritten(by sender, was, m fleet.Member) {
 		return
 	}
 	t.yes[promise{by.id, m.Vote.Epoch, m.Vote.Release}] = true
+	for e, waves := range t.waves {
+		if t.decisions[e] == fleet.Abort && e < m.Vote.Epoch && waves[0].Release == by.active && !slices.Contains(t.releases(), by.active) {
+			t.w.fail("waves: %s votes in epoch %d, still on %s of the aborted epoch %d", by.id, m.Vote.Epoch, by.active, e)
+		}
+	}
 	if !by.disk[m.Vote.Release] {
 		t.w.fail("I6 sticky vote: %s voted yes for %s, which is not durable on its disk", by.id, m.Vote.Release)
 	}
@@ -118,6 +126,12 @@ func (t *truth) headWritten(by sender, h fleet.Head) {
 	}
 	if h.Epoch < was.Epoch || h.Fence < was.Fence || h.CommittedSequence < was.CommittedSequence {
 		t.w.fail("I4 order: head went from epoch %d fence %d to %d fence %d", was.Epoch, was.Fence, h.Epoch, h.Fence)
+	}
+	if h.Epoch == was.Epoch && h.Cutoff != was.Cutoff {
+		if h.Cutoff < was.Cutoff || h.Frozen != nil || !was.State.Open() || h.Kind == fleet.KindRollback {
+			t.w.fail("waves: epoch %d %s %q went from cutoff %x to %x, frozen: %v", h.Epoch, was.State, h.Kind, was.Cutoff, h.Cutoff, h.Frozen)
+		}
+		t.waves[h.Epoch] = append(t.waves[h.Epoch], h)
 	}
 	switch {
 	case h.Epoch > was.Epoch:
@@ -165,6 +179,8 @@ func (t *truth) moved(was, h fleet.Head) {
 		t.w.fail("I3 one decision: epoch %d was %s and is %s", h.Epoch, d, h.State)
 	}
 	switch {
+	case was.State == fleet.Prepare && h.State == fleet.Wave:
+		return
 	case was.State.Open() && (h.State == fleet.Commit || h.State == fleet.Abort):
 		t.decisions[h.Epoch] = h.State
 	case was.State == fleet.Commit && h.State == fleet.Done:
@@ -204,6 +220,10 @@ func (t *truth) committed(h fleet.Head) {
 				h.Epoch, h.Release, b.id, b.active, t.w.now-t.beats[b.id], m.Phase, m.Vote)
 		}
 	}
+	if m := t.rows[h.Coordinator]; t.w.hooked && h.Kind != fleet.KindRollback && m.Vote.Epoch == h.Epoch && m.Vote.Yes && m.Phase == fleet.Serve &&
+		h.Once != fmt.Sprintf("ok %d", h.Sequence) {
+		t.w.fail("fleet_once: epoch %d committed, and the head says %q", h.Epoch, h.Once)
+	}
 	if yes == 0 {
 		t.w.fail("I5 valid commit: epoch %d committed without a yes", h.Epoch)
 	}
@@ -233,6 +253,13 @@ func (t *truth) saved(b *machine, s fleet.State) {
 // flip judges a link that is about to move (I7, I13).
 func (t *truth) flip(b *machine, want fleet.Want) {
 	h, ok := t.commits[want.Epoch]
+	if was := b.state.Flipped; was.Epoch > want.Epoch && t.decisions[was.Epoch] != fleet.Abort {
+		t.w.fail("waves: %s goes back to epoch %d from %d, which was not aborted", b.id, want.Epoch, was.Epoch)
+	}
+	if !ok && len(t.waves[want.Epoch]) > 0 {
+		t.flipAhead(b, want)
+		return
+	}
 	if !ok || h.Release != want.Commit.Release {
 		t.w.fail("I7 no early flip: %s flips to %s for epoch %d, which did not commit it", b.id, want.Commit.Release, want.Epoch)
 	}
@@ -248,6 +275,22 @@ func (t *truth) removed(b *machine, id release.ID) {
 		t.w.fail("I17 clean-up: %s removed %s, which it serves or is about to", b.id, id)
 	case b.state.Vote.Yes && id == b.state.Vote.Release && t.head.Epoch == b.state.Vote.Epoch && t.head.State.Open():
 		t.w.fail("I6 sticky vote, I17 clean-up: %s removed %s, which it has promised", b.id, id)
+	}
+}
+
+// flipAhead judges a flip of a wave, before the commit (I7): the wave was there and has reached the machine, which has voted yes.
+func (t *truth) flipAhead(b *machine, want fleet.Want) {
+	reached := slices.ContainsFunc(t.waves[want.Epoch], func(h fleet.Head) bool {
+		return h.Release == want.Commit.Release && h.Reaches(b.id, "web")
+	})
+	if !reached {
+		t.w.fail("I7 no early flip: %s flips to %s in epoch %d, whose waves have not reached it", b.id, want.Commit.Release, want.Epoch)
+	}
+	if v := b.state.Vote; !v.Yes || v.Epoch != want.Epoch || v.Release != want.Commit.Release {
+		t.w.fail("I7 no early flip: %s flips to %s in a wave of epoch %d, and its vote is %+v", b.id, want.Commit.Release, want.Epoch, v)
+	}
+	if b.state.Ahead.Epoch != want.Epoch {
+		t.w.fail("I7 no early flip: %s flips in a wave of epoch %d that it has not persisted", b.id, want.Epoch)
 	}
 }
 
