@@ -32,6 +32,7 @@ type scene struct {
 	broken   map[release.ID]bool // releases that every hook refuses
 	spoilt   map[release.ID]bool // releases that fail their check wherever they are flipped to
 	hooked   bool                // all have a fleet_once hook
+	stepwise bool                // releases may go out in waves
 	calm     bool                // faults are over
 	busy     bool                // agents restart all the time
 
@@ -129,7 +130,7 @@ func (s *scene) push(back release.ID) {
 	if back != "" {
 		id, extra = back, "\nkind \"rollback\""
 	}
-	if back == "" && !s.calm && s.chance(0.35) {
+	if s.stepwise && back == "" && !s.calm && s.chance(0.35) {
 		extra = s.inWaves()
 	}
 	s.pushed[s.sequence] = id

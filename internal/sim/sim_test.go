@@ -18,7 +18,7 @@ var (
 func simulate(seed uint64) *world {
 	w := newWorld(seed)
 	w.busy = w.chance(0.3)
-	w.hooked = w.chance(0.25)
+	w.hooked, w.stepwise = w.chance(0.25), true
 	w.after(time.Minute, nil, "approve", w.approving)
 	for range 1 + w.rng.IntN(5) {
 		b := w.add()
