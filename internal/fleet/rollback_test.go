@@ -141,7 +141,7 @@ func TestMoreThanTheGuardFailingRollsBackWithoutWaitingForTheSlow(t *testing.T) 
 		r.live("r1", 40*time.Second, ids(10)...)
 		r.spoil("r2", "i-03", "i-04")
 		slow := r.all["i-09"]
-		slow.set(func() { slow.settleTime = 5 * time.Minute })
+		slow.set(func() { slow.settleTime = time.Minute })
 		r.push("r2")
 		if took := r.until("rollback opened", time.Minute, func() bool { return r.head().Kind == fleet.KindRollback }); took > 10*time.Second {
 			t.Errorf("opened after %v", took)

@@ -55,20 +55,20 @@ func (r *rig) based(names ...string) {
 func TestCanaryThenAQuarterThenTheRestEachAfterItsBake(t *testing.T) {
 	fleetTest(t, func(r *rig) {
 		r.based(ids(8)...)
-		r.push("r2", `waves "1,25%,100%"`, `bake "5m0s"`)
+		r.push("r2", `waves "1,25%,100%"`, `bake "1m0s"`)
 		r.waved("r2", 1, 20*time.Second)
 		canary := r.on("r2")[0]
 		if h := r.head(); h.State != fleet.Wave || h.Wave != 1 || h.CommittedRelease != "r1" {
 			t.Errorf("head %+v", h)
 		}
-		if took := r.waved("r2", 2, 10*time.Minute); took < 5*time.Minute || took > 5*time.Minute+10*time.Second {
-			t.Errorf("the second wave after %v, want after the bake of 5m", took)
+		if took := r.waved("r2", 2, 3*time.Minute); took < time.Minute || took > time.Minute+10*time.Second {
+			t.Errorf("the second wave after %v, want after the bake of 1m", took)
 		}
 		if !slices.Contains(r.on("r2"), canary) {
 			t.Errorf("%s was the canary, now these are ahead: %v", canary, r.on("r2"))
 		}
-		if took := r.live("r2", 10*time.Minute, ids(8)...); took < 5*time.Minute || took > 5*time.Minute+10*time.Second {
-			t.Errorf("the rest after %v, want after another 5m", took)
+		if took := r.live("r2", 3*time.Minute, ids(8)...); took < time.Minute || took > time.Minute+10*time.Second {
+			t.Errorf("the rest after %v, want after another 1m", took)
 		}
 		if h := r.head(); h.Good.Release != "r2" || h.Epoch != 2 {
 			t.Errorf("head %+v", h)
@@ -81,13 +81,13 @@ func TestEachWaveWaitsForItsApproval(t *testing.T) {
 		r.based(ids(4)...)
 		r.push("r2", `waves "1,50%"`, `approve "true"`)
 		r.waved("r2", 1, 20*time.Second)
-		time.Sleep(2 * time.Hour)
+		time.Sleep(15 * time.Minute) // above the prepare timeout
 		if h := r.head(); h.Wave != 1 || !strings.Contains(h.Waits, "waiting for `push -approve`") || len(r.on("r2")) != 1 {
 			t.Fatalf("not approved, and the head is %+v", h)
 		}
 		r.approve()
 		r.waved("r2", 2, time.Minute)
-		time.Sleep(time.Hour)
+		time.Sleep(time.Minute)
 		if h := r.head(); h.Wave != 2 || len(r.on("r2")) != 2 {
 			t.Fatalf("one approval passed two waves: %+v", h)
 		}
@@ -280,7 +280,7 @@ func TestFreezeHoldsTheNextWave(t *testing.T) {
 		r.push("r2", `waves "1"`, `bake "1m0s"`)
 		r.waved("r2", 1, 20*time.Second)
 		r.freeze(0)
-		time.Sleep(time.Hour)
+		time.Sleep(15 * time.Minute)
 		if n := len(r.on("r2")); n != 1 {
 			t.Errorf("frozen, and %d are on r2", n)
 		}
