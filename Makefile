@@ -30,7 +30,7 @@ PACKAGE_ARCHS  ?= amd64 arm64
 DIST           ?= dist
 
 .DELETE_ON_ERROR:
-.PHONY: help tools machine build package test test-system simulate lint demo bench bench-quick bench-tools bench-switch clean
+.PHONY: help tools machine build package test test-system simulate failpoints lint demo bench bench-quick bench-tools bench-switch clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ bench-tools: tools $(TOOLS)/rclone-$(RCLONE)
 
 simulate: ## the protocol under SEEDS seeded runs of faults, from FIRST on; a tenth of them with whole agents on disks
 	go test -count=1 -timeout 0 -run TestSimulate ./internal/sim -v -seeds=$(SEEDS) -live-seeds=$$(( ($(SEEDS) + 9) / 10 )) -first=$(FIRST)
+
+failpoints: tools ## agents broken at every named step: also as they join, on the plain layout, and all at once
+	S3PULLDEPLOY_REQUIRE_PARTS=1 .ci/root go test -count=1 -timeout 30m -run TestAgentBroken ./internal/e2e -v -matrix
 
 lint: tools ## format, vet, staticcheck, shellcheck, units, image template, Terraform, go.mod, import rules
 	@files=$$($(TOOLS)/bin/gofumpt -l .); [ -z "$$files" ] || { echo "gofumpt would change:"; echo "$$files"; exit 1; }

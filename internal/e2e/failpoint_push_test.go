@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"maps"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +20,7 @@ var stepsOfPush = []struct {
 	{"PU3", 1, false},
 	{"PU4", 1, false},
 	{"PU5", 0, true},
+	{"PU6", 0, true},
 	{"PU1+", -1, false},
 	{"PU4+", -1, true}, // what has landed at the server; that is not a step that fails
 }
@@ -80,6 +83,7 @@ func (b *pushed) next() result {
 	if b.packs {
 		b.version = max(b.version, large)
 	}
+	check(b.t, os.RemoveAll(filepath.Join(b.dir, "cache"))) // which says that there was a clean-up in this hour
 	return b.deployNext()()
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/release"
 	"s3pulldeploy/internal/store"
 )
@@ -123,6 +124,9 @@ func (c *cleaner) run(ctx context.Context) error {
 	}
 	doomed, err := c.doomed(ctx, named)
 	if err != nil {
+		return err
+	}
+	if err := failpoint.Hit("PU6"); err != nil {
 		return err
 	}
 	if err := c.drop(ctx, doomed); err != nil {
