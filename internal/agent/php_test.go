@@ -1,8 +1,11 @@
 package agent
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -171,5 +174,64 @@ func TestPreloadedCodeIsReloadedOnceAnEpoch(t *testing.T) {
 		if len(s.reloaded) != want || want > 0 && s.reloaded[0] != "php8.2-fpm.service" {
 			t.Errorf("restart %s: reloaded %q", restart, s.reloaded)
 		}
+	}
+}
+
+// turns is a turn that others may have.
+type turns struct {
+	taken bool
+	err   error
+	asked int
+}
+
+func (t *turns) Try(ctx context.Context, work func(context.Context) error) (bool, error) {
+	t.asked++
+	if t.taken || t.err != nil {
+		return false, t.err
+	}
+	return true, work(ctx)
+}
+
+func TestRoomIsMadeOnlyInTurnAndOnceForARelease(t *testing.T) {
+	m, _ := settler(t, "true", newPool(t))
+	root := m.cfg.Root
+	web := testenv.PHP(t, root, "opcache.memory_consumption=8", "opcache.interned_strings_buffer=1", "opcache.max_accelerated_files=200")
+	m.cfg.Opcache.Mode = "warm"
+	m.opcache = php.New(php.Options{Mode: "warm", URLs: []string{web.LocalURL}})
+	theirs := &turns{taken: true}
+	m.turn = theirs
+	if err := os.Symlink(string(r1), filepath.Join(root, "active")); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 150 { // of 223 keys: one more such release has no place
+		path := filepath.Join(root, string(r1), fmt.Sprintf("f%d.php", n))
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte("<?php return 1;"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.warm(t.Context(), r1, func(string) {}); err != nil || m.coldness() != "" {
+		t.Fatalf("%v, %q", err, m.coldness())
+	}
+	restarts := func() int64 {
+		all, err := m.opcache.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all[0].LastRestart
+	}
+	quiet := func(string) {}
+	if again := m.makeRoom(t.Context(), quiet); again != turnRetry || theirs.asked != 1 || restarts() != 0 {
+		t.Errorf("another's turn: again in %v, asked %d times, emptied at %d", again, theirs.asked, restarts())
+	}
+	theirs.taken, theirs.err = false, fleet.ErrUnavailable
+	if again := m.makeRoom(t.Context(), quiet); again != roomRetry || restarts() != 0 {
+		t.Errorf("no table: again in %v, emptied at %d", again, restarts())
+	}
+	theirs.err = nil
+	if again := m.makeRoom(t.Context(), quiet); again != turnRetry || restarts() == 0 || m.coldness() != "" {
+		t.Errorf("our turn: again in %v, emptied at %d, %q", again, restarts(), m.coldness())
+	}
+	if again := m.makeRoom(t.Context(), quiet); again != 0 || theirs.asked != 3 {
+		t.Errorf("there is no more room to be had: again in %v, asked %d times", again, theirs.asked)
 	}
 }
