@@ -86,7 +86,10 @@ func newMachine(p Parts, log *slog.Logger, ledger *fleet.Ledger) *machine {
 		cfg: c, bucket: p.Bucket, disk: p.Disk, log: log, past: recall(p.Disk, log), noteOf: ledger.Note,
 		service: p.Service, turn: ledger.Turn("opcache", p.Identity.ID, p.Clock),
 		manifests: manifests{c.StateDir, log},
-		opcache:   php.New(php.Options{Mode: c.Opcache.Effective(), URLs: c.Opcache.URL, Host: c.Opcache.Host, Timeout: c.Opcache.Timeout}),
+		opcache:   php.New(php.Options{
+			Mode: c.Opcache.Effective(), URLs: c.Opcache.URL, Host: c.Opcache.Host, Timeout: c.Opcache.Timeout,
+			Warming: c.PrepareTimeout / 2 / time.Duration(max(len(c.Opcache.URL), 1)), // the rest is for download and hooks
+		}),
 		env:       hook.Env{Site: c.Site, Group: c.Group, Instance: p.Identity.ID, Zone: p.Identity.Zone},
 		listings:  map[release.ID]release.Listing{},
 	}

@@ -43,6 +43,7 @@ type Options struct {
 	URLs    []string      // a route for each pool; none is like ModeOff
 	Host    string        // the Host header; empty: the URL's
 	Timeout time.Duration // of one request; 0: none but the context's
+	Warming time.Duration // the most for the warm-up of one pool; 0: five minutes
 }
 
 // Opcache is the opcache of all pools of a site. Its methods may be called from several goroutines.

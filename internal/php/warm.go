@@ -1,6 +1,7 @@
 package php
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ const (
 	// passes is how often files that PHP could not compile are tried again, in requests of their own: two files that define
 	// the same function cannot be compiled in one request. Each pass compiles at least the first of each batch that can be.
 	passes = 4
-	// warmTime is the most for a pool's whole warm-up.
+	// warmTime is the most for a pool's whole warm-up, unless Options says otherwise.
 	warmTime = 5 * time.Minute
 	// wakeTime is the most to wait for a reset: PHP itself kills who holds one up after opcache.force_restart_timeout, 180 s.
 	wakeTime = 15 * time.Second
@@ -140,13 +141,14 @@ func (w *warming) run(ctx context.Context) error {
 	if w.cold = w.o.sizes.lacks(w.last, left); w.cold != "" {
 		return nil
 	}
-	limit, cancel := context.WithTimeout(ctx, warmTime)
+	most := cmp.Or(w.o.options.Warming, warmTime)
+	limit, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	for range passes {
 		again, err := w.pass(limit, left)
 		switch {
 		case limit.Err() != nil && ctx.Err() == nil:
-			w.cold = fmt.Sprintf("only %d of %d files were compiled in %v", w.cached, len(w.all), warmTime)
+			w.cold = fmt.Sprintf("only %d of %d files were compiled in %v", w.cached, len(w.all), most)
 			return nil
 		case err != nil || w.cold != "":
 			return err

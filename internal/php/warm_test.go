@@ -225,6 +225,17 @@ func TestThirtyReleasesNeverLeaveAFullCache(t *testing.T) {
 	}
 }
 
+func TestWarmingThatTakesTooLongLeavesTheRestCold(t *testing.T) {
+	root := site(t)
+	flip(t, root, "active", first)
+	server := testenv.PHP(t, root)
+	cache := php.New(php.Options{URLs: []string{server.LocalURL}, Warming: time.Millisecond})
+	dir := release(t, root, "2026-11-20_21-00-00", 300)
+	if w := warm(t, cache, dir); !strings.Contains(w.Cold, "of 301 files were compiled in 1ms") {
+		t.Errorf("got %+v", w)
+	}
+}
+
 func TestWarmingEndsWithItsContext(t *testing.T) {
 	root := site(t)
 	flip(t, root, "active", first)
