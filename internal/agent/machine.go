@@ -72,6 +72,7 @@ type machine struct {
 	service     Service
 	turn        turn
 	roomFor     release.ID // for which room was made in opcache
+	warmFor     release.ID // which was compiled last
 	cold        atomic.Pointer[string]
 
 	mu       sync.Mutex
@@ -86,12 +87,12 @@ func newMachine(p Parts, log *slog.Logger, ledger *fleet.Ledger) *machine {
 		cfg: c, bucket: p.Bucket, disk: p.Disk, log: log, past: recall(p.Disk, log), noteOf: ledger.Note,
 		service: p.Service, turn: ledger.Turn("opcache", p.Identity.ID, p.Clock),
 		manifests: manifests{c.StateDir, log},
-		opcache:   php.New(php.Options{
+		opcache: php.New(php.Options{
 			Mode: c.Opcache.Effective(), URLs: c.Opcache.URL, Host: c.Opcache.Host, Timeout: c.Opcache.Timeout,
 			Warming: c.PrepareTimeout / 2 / time.Duration(max(len(c.Opcache.URL), 1)), // the rest is for download and hooks
 		}),
-		env:       hook.Env{Site: c.Site, Group: c.Group, Instance: p.Identity.ID, Zone: p.Identity.Zone},
-		listings:  map[release.ID]release.Listing{},
+		env:      hook.Env{Site: c.Site, Group: c.Group, Instance: p.Identity.ID, Zone: p.Identity.Zone},
+		listings: map[release.ID]release.Listing{},
 	}
 }
 

@@ -71,6 +71,7 @@ func (m *machine) warm(ctx context.Context, id release.ID, say func(string)) err
 		return unfit{fmt.Errorf("compile into opcache: %w", err)}
 	}
 	m.warmed(id, all)
+	m.warmFor = id
 	return nil
 }
 
@@ -116,6 +117,11 @@ func (m *machine) switchPHP(ctx context.Context, id release.ID) error {
 	pools, err := m.opcache.Status(ctx)
 	if err != nil {
 		return fmt.Errorf("ask PHP: %w", err)
+	}
+	if m.warmFor != id { // it went live before there was a web server, or before this process
+		if err := m.warm(ctx, id, func(string) {}); err != nil {
+			return err
+		}
 	}
 	if pools, err = m.reloadPreloaded(ctx, id, pools); err != nil {
 		return err

@@ -99,6 +99,9 @@ func TestFirstReleaseGoesLiveBeforeTheWebServerThatWaitsForIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.live(r1, liveTime, b.box)
+	if s := b.status(); s.Scripts < 4 {
+		t.Errorf("in service before its release was compiled: %+v", s)
+	}
 
 	if err := os.Remove(route); err != nil { // with something to serve, a web server that is away is a reason
 		t.Fatal(err)
