@@ -9,6 +9,9 @@ RCLONE      := v1.71.0
 DYNAMODB    := 11.1.0
 DYNAMODB_SHA256 := 03b10fa245d9953106150b9f0a4fa53ef20b1a3586f3af314c355d3d20763148
 
+# Where 200 machines' disks lie side by side: one real disk would be what is measured.
+MEMORY = $(firstword $(wildcard /dev/shm) /tmp)
+
 SEEDS ?= 10000
 FIRST ?= 1
 
@@ -30,7 +33,7 @@ PACKAGE_ARCHS  ?= amd64 arm64
 DIST           ?= dist
 
 .DELETE_ON_ERROR:
-.PHONY: help tools machine build package test test-system simulate failpoints lint demo bench bench-quick bench-tools bench-switch clean
+.PHONY: help tools machine build package test test-system simulate failpoints lint demo bench bench-quick bench-tools bench-switch bench-fleet clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +100,9 @@ demo: tools ## a fleet of three on this machine: push, push under load, roll bac
 
 bench-switch: tools ## what visitors notice of a deploy, in each mode of opcache; into docs/benchmarks.md; a quarter of an hour
 	go run ./internal/benchswitch -docs=docs/benchmarks.md
+
+bench-fleet: tools ## fleets of 3 to 10,000: rollout, spread, requests and cost; into docs/benchmarks.md; some minutes
+	TMPDIR=$(MEMORY) go test -count=1 -timeout 30m -v -run TestBench ./internal/benchfleet -docs=$(CURDIR)/docs/benchmarks.md
 
 clean: ## remove what was built; .tools stays
 	rm -rf dist
