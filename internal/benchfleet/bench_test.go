@@ -33,7 +33,7 @@ func TestBench(t *testing.T) {
 		fmt.Fprint(&out, real[n].row("real, poll 1 s", ""))
 	}
 	for _, n := range []int{3, 200, 1000, 3000, 10_000} {
-		r := model(t, n, 5*time.Second)
+		r := model(t, n, 5*time.Second, 2*time.Second)
 		within(t, r)
 		fmt.Fprint(&out, r.row("model, poll 5 s", fmt.Sprintf("%.0f of %d, %.0f of %d", r.busiest.reads, mostReads, r.busiest.writes, mostWrites)))
 	}

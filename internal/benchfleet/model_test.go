@@ -65,8 +65,8 @@ func (c *crowd) token() string {
 func (c *crowd) ledger() *fleet.Ledger { return fleet.NewLedger(c.table.Memory, scope, c.token) }
 
 // assemble makes a fleet of n members that serve the first epoch.
-func assemble(ctx context.Context, n int, poll time.Duration) *crowd {
-	c := &crowd{table: newMeter(), poll: poll, stage: 2 * time.Second, began: time.Now()}
+func assemble(ctx context.Context, n int, poll, stage time.Duration) *crowd {
+	c := &crowd{table: newMeter(), poll: poll, stage: stage, began: time.Now()}
 	ctx, c.stop = context.WithCancel(ctx)
 	text := []byte(fmt.Sprintf("r1\n%d\n3", time.Now().Unix()))
 	note, err := fleet.NewNote(text)
@@ -225,10 +225,10 @@ func (c *crowd) push(ctx context.Context, id release.ID) (rollout, error) {
 }
 
 // model runs a rollout of n members in virtual time, after some that made them known.
-func model(t *testing.T, n int, poll time.Duration) (r rollout) {
+func model(t *testing.T, n int, poll, stage time.Duration) (r rollout) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		c := assemble(context.Background(), n, poll)
+		c := assemble(context.Background(), n, poll, stage)
 		defer func() { c.stop(); c.wg.Wait() }()
 		var err error
 		if r, err = c.push(t.Context(), "r2"); err != nil {
@@ -250,5 +250,18 @@ func within(t *testing.T, r rollout) {
 }
 
 func TestNoKeyIsAskedForMoreThanItGives(t *testing.T) {
-	within(t, model(t, 1000, 5*time.Second))
+	within(t, model(t, 1000, 5*time.Second, 2*time.Second))
+}
+
+func TestFiftyFlipWithin50Milliseconds(t *testing.T) {
+	if r := model(t, 50, time.Second, 200*time.Millisecond); r.spread >= 50*time.Millisecond || r.live >= 4*time.Second {
+		t.Errorf("live after %v, flips spread over %v", r.live, r.spread)
+	}
+}
+
+func TestTwoHundredAreLiveBeforeTwiceTheTimeOfThree(t *testing.T) {
+	few, many := model(t, 3, time.Second, 200*time.Millisecond), model(t, 200, time.Second, 200*time.Millisecond)
+	if many.live >= 2*few.live || many.live >= 4*time.Second {
+		t.Errorf("3: live after %v, 200: %v", few.live, many.live)
+	}
 }
