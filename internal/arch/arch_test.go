@@ -59,6 +59,7 @@ var layers = map[string]struct {
 	"internal/arch":          {nil, "the rules are about all packages and belong to none"},
 	"internal/e2e":           {nil, "the built commands are tested from outside"},
 	"internal/systemtest":    {nil, "a booted fleet is tested from outside"},
+	"internal/benchfleet":    {nil, "fleets are measured by tests, and shipped code must not lean on them"},
 	"internal/sim":           {nil, "the simulation is made of tests, and shipped code must not lean on it"},
 	"internal/benchswitch":   {[]string{"internal/php", "internal/testenv/parts"}, "the bench measures the built commands from outside; it only asks opcache what it holds"},
 	"internal/demo":          {[]string{"internal/testenv/parts"}, "the demo shows the built commands as a user runs them, from outside"},
