@@ -27,6 +27,7 @@ debian() {
 	web_user=www-data
 	socket=/run/php/php$PHP-fpm.sock
 	ini=/etc/php/$PHP/fpm/conf.d
+	pools=/etc/php/$PHP/fpm/pool.d
 	services="nginx php$PHP-fpm"
 }
 
@@ -40,6 +41,7 @@ amazon() {
 	web_user=apache
 	socket=/run/php-fpm/www.sock
 	ini=/etc/php.d
+	pools=/etc/php-fpm.d
 	services="nginx php-fpm"
 }
 
@@ -53,6 +55,9 @@ cat >/etc/default/s3-pull-deploy <<-END
 	WEB_USER=$web_user
 	PHP_SOCKET=$socket
 	PHP_INI=$ini
+	PHP_POOLS=$pools
+	SERVER_NAME="$SERVER_NAME"
+	PUBLIC=$PUBLIC
 	SERVICES="$services"
 END
 install -d -m 755 "$root"

@@ -48,7 +48,7 @@ locals {
     web_user: www-data
     shared: {wp-content/uploads: /srv/uploads}
     opcache: {url: "http://127.0.0.1:8901/_deploy/opcache"}
-    health_check: {url: "http://127.0.0.1/health.php", host: "${var.host}", timeout: 20s}
+    health_check: {url: "http://127.0.0.1/health.php", preview: "http://127.0.0.1:8902/health.php", host: "${var.host}", timeout: 20s}
     lifecycle_hook: launch
     notify: {sns_success: "${module.store.topics["success"]}", sns_error: "${module.store.topics["error"]}"}
   END

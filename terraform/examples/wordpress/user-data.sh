@@ -17,7 +17,7 @@ secret() { aws --region "${region}" secretsmanager get-secret-value --secret-id 
 password=$(secret "${password}" | python3 -c 'import json, sys; print(json.load(sys.stdin)["password"])')
 
 # The environment of PHP, which wp-config.php reads. Only root reads the file; php-fpm starts as root.
-pool=$(dirname "$PHP_INI")/pool.d/site.conf
+pool=$PHP_POOLS/site.conf
 umask 077
 cat >"$pool" <<END
 [www]
