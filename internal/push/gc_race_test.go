@@ -1,7 +1,6 @@
 package push
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -40,16 +39,7 @@ type race struct {
 
 // call runs the command with the short grace.
 func (r *race) call(ctx context.Context, args ...string) error {
-	o, err := parse(append([]string{"-config=" + r.config}, args...))
-	if err != nil {
-		return err
-	}
-	var said bytes.Buffer
-	s := &session{options: o, console: newConsole(o.json, strings.NewReader(""), io.Discard, &said), grace: raceGrace}
-	if s.cfg, err = config.Load(o.config, config.ForPush); err != nil {
-		return err
-	}
-	err = verbs[o.verb].run(s, ctx)
+	_, err := r.session(ctx, func(s *session) { s.grace = raceGrace }, args...)
 	switch {
 	case err == nil:
 		r.ends[0].Add(1)

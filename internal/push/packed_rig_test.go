@@ -121,6 +121,22 @@ func (r *packedRig) push(ctx context.Context, args ...string) (code int, stdout,
 	return code, out.String(), errs.String()
 }
 
+// session runs the command with a session that the test changes, and returns what it printed.
+func (r *packedRig) session(ctx context.Context, change func(*session), args ...string) (stdout string, err error) {
+	o, err := parse(append([]string{"-config=" + r.config}, args...))
+	if err != nil {
+		return "", err
+	}
+	var out, said bytes.Buffer
+	s := &session{options: o, console: newConsole(o.json, strings.NewReader(""), &out, &said)}
+	if s.cfg, err = config.Load(o.config, config.ForPush); err != nil {
+		return "", err
+	}
+	change(s)
+	err = verbs[o.verb].run(s, ctx)
+	return out.String(), err
+}
+
 // deploy pushes the tree, which must end well, and returns the result and the requests that it took up to the pointer:
 // cleaning up comes after it, and not each time.
 func (r *packedRig) deploy(args ...string) (result Result, requests []string) {

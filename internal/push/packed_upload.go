@@ -37,6 +37,9 @@ type packing struct {
 	large  map[string]*release.Verifier // of the files whose frames are coming
 
 	plain, stored, sent atomic.Int64 // bytes: of built frames before and after, of packs on their way
+	size                atomic.Int64 // of the next packs
+	once                sync.Once
+	measured            chan struct{} // closed when the first pack is there
 	standing            func() (map[string]store.Stored, error)
 
 	mu      sync.Mutex
@@ -51,26 +54,24 @@ type frame struct {
 	plain  []byte      // of a large file's part, whose sum is of the whole file
 }
 
-func newPacking(ctx context.Context, s *store.Store, root *os.Root, d *release.Draft) *packing {
-	p := &packing{store: s, root: root, draft: d, packer: d.Packer(0), large: map[string]*release.Verifier{}}
-	p.standing = sync.OnceValues(func() (map[string]store.Stored, error) { return standingPacks(ctx, s) })
-	return p
+func newPacking(p *parcel) *packing {
+	packing := &packing{
+		store: p.site.store, root: p.tree.root, draft: p.draft, packer: p.draft.Packer(release.MinPackSize),
+		large: map[string]*release.Verifier{}, standing: p.standing, measured: make(chan struct{}),
+	}
+	packing.size.Store(release.MinPackSize)
+	return packing
 }
 
-// standingPacks are the packs that may be relied on, by key; those that are too old have no size.
-func standingPacks(ctx context.Context, s *store.Store) (map[string]store.Stored, error) {
-	inventory, err := s.Packs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	packs := make(map[string]store.Stored, len(inventory.Objects))
-	for _, o := range inventory.Objects {
-		if !s.Reliable(inventory.Age(o)) {
-			o.Size = 0
-		}
-		packs[o.Key] = o
-	}
-	return packs, nil
+// packTime is how long the upload of a pack should take: so much is lost when a connection breaks. It is measured at each
+// pack. The first is a small one that goes alone.
+const packTime = 5 * time.Second
+
+// resize chooses the size of the next packs by how long one took.
+func (p *packing) resize(size int64, took time.Duration) {
+	next := float64(size) * float64(packTime) / float64(max(took, time.Millisecond))
+	p.size.Store(int64(min(max(next, release.MinPackSize), release.PackSize)))
+	p.once.Do(func() { close(p.measured) })
 }
 
 // counts is how far the upload is, as if frames went out as they were before they were compressed.
@@ -87,7 +88,11 @@ func (p *packing) run(ctx context.Context, last func(*release.Packer) *release.P
 	g.Go(func() error {
 		defer close(work)
 		defer close(inOrder)
+		torn := p.torn()
 		for i := range p.draft.Frames {
+			if p.draft.Adopted(i) && !torn[p.draft.Frames[i].Parts[0].Path] {
+				continue
+			}
 			f := &frame{index: i, stored: make(chan []byte, 1)}
 			for _, to := range []chan *frame{inOrder, work} {
 				select {
@@ -114,6 +119,17 @@ func (p *packing) run(ctx context.Context, last func(*release.Packer) *release.P
 	return g.Wait()
 }
 
+// torn are the large files of which some frames were adopted: their sum takes all of them.
+func (p *packing) torn() map[string]bool {
+	torn := map[string]bool{}
+	for i, f := range p.draft.Frames {
+		if part := f.Parts[0]; part.Length < part.Size && !p.draft.Adopted(i) {
+			torn[part.Path] = true
+		}
+	}
+	return torn
+}
+
 // build turns contents into frames until there is no more work.
 func (p *packing) build(work <-chan *frame) error {
 	files := opener{root: p.root}
@@ -128,6 +144,11 @@ func (p *packing) build(work <-chan *frame) error {
 				return err
 			}
 			rest = rest[part.Length:]
+		}
+		if p.draft.Adopted(f.index) {
+			f.plain, buffer = plain, nil
+			f.stored <- nil
+			continue
 		}
 		stored, err := plan.Build(nil, plain)
 		var which *release.Error
@@ -181,12 +202,21 @@ func (p *packing) pack(ctx context.Context, inOrder <-chan *frame, last func(*re
 		if err := p.verify(f); err != nil {
 			return err
 		}
+		if stored == nil {
+			continue
+		}
+		p.packer.Resize(p.size.Load())
 		packs, err := p.packer.Put(f.index, stored)
 		if err != nil {
 			return err
 		}
 		for _, pack := range packs {
 			full(pack)
+			select {
+			case <-p.measured:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
 	}
 	if ctx.Err() != nil {
@@ -221,7 +251,7 @@ func (p *packing) verify(f *frame) error {
 	return nil
 }
 
-// upload writes a pack, unless an earlier push has written it that was interrupted.
+// upload writes a pack, unless it is there.
 func (p *packing) upload(ctx context.Context, pack *release.Pack) error {
 	packs, err := p.standing()
 	if err != nil {
@@ -230,6 +260,7 @@ func (p *packing) upload(ctx context.Context, pack *release.Pack) error {
 	src, size := release.Source{Pack: pack.Sum}, int64(len(pack.Data))
 	o, there := packs[src.Key()]
 	if there && o.Size == size {
+		p.once.Do(func() { close(p.measured) })
 		p.sent.Add(size)
 		return nil
 	}
@@ -237,7 +268,9 @@ func (p *packing) upload(ctx context.Context, pack *release.Pack) error {
 		return err
 	}
 	ctx = store.WithProgress(ctx, func(n int64) { p.sent.Add(n) })
+	began := time.Now()
 	err = p.store.PutPack(ctx, pack.Sum, bytes.NewReader(pack.Data), size)
+	p.resize(size, time.Since(began))
 	failpoint.Landed("PU1")
 	if err == nil && there {
 		p.mu.Lock()

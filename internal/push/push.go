@@ -18,8 +18,9 @@
 // with the manifest of the pointer's release, its parent, and uploads only contents that the bucket does not have. What
 // fits into a delta goes into it, so a small push writes three objects: delta, manifest, pointer, in this order: a
 // manifest that is there names only what is there, and later pushes may build on it, even if no pointer ever named it.
-// What does not fit goes into packs first, and then it pays to look at the other kept manifests too. Packs depend on
-// nothing but the tree and what is kept, so a push that was interrupted finds what it has uploaded. Where a new instance
+// What does not fit goes into packs first, and then it pays to look at the other kept manifests too. A pack takes about five
+// seconds to upload, as far as a megabyte to 16 can do that, so that a connection that breaks costs seconds; and a pack says what it
+// holds, so a push goes on where an interrupted one stopped, whatever came of its packs. Where a new instance
 // would have to gather the release from too many places, all of it is stored anew. A push gives up [store.Store.PushTime] after
 // its first look at the bucket. The user's cache directory keeps manifests, and sums of files by what the file system
 // says of them; without it a push is slower and the same.
@@ -141,8 +142,9 @@ type session struct {
 	options
 	*console
 	cfg   *config.Config
-	grace time.Duration // in place of store.Grace, for tests
-	back  []byte        // the manifest of the release that is gone back to; nil in the plain layout
+	grace time.Duration    // in place of store.Grace, for tests
+	clock func() time.Time // in place of the time that releases are named by, for tests
+	back  []byte           // the manifest of the release that is gone back to; nil in the plain layout
 }
 
 func (s *session) version(context.Context) error {

@@ -56,7 +56,7 @@ func fakePacked(d *Draft) *Manifest {
 			d.table.sources = append(d.table.sources, Source{Pack: sha256.Sum256([]byte{byte(i), byte(len(d.table.sources))}), End: 64 << 18})
 		}
 		stored := f.Length/4 - 1
-		d.table.frames = append(d.table.frames, Frame{int32(len(d.table.sources) - 1), at, max(stored, 1), f.Length})
+		d.table.frames[d.known+i] = Frame{int32(len(d.table.sources) - 1), at, max(stored, 1), f.Length}
 		at += stored
 	}
 	m, err := d.Manifest()

@@ -17,10 +17,11 @@ type Draft struct {
 	NewFiles  int         // different contents that no kept release has
 	NewBytes  int64       // their size
 
-	table   table // the frames: first those that are kept, then Frames
+	table   table // the frames: first those that are kept, then Frames, without a length while they have no place
 	known   int   // how many are kept
 	entries []Entry
-	inline  []byte // the frames that go into the delta, behind its header
+	inline  []byte      // the frames that go into the delta, behind its header
+	wanted  map[Sum]int // Frames by what they hold, once somebody asks
 }
 
 // FramePlan says what a new frame is made of.
@@ -78,6 +79,7 @@ func NewDraft(tree []Entry, parent *Manifest, kept []*Manifest, mtime int64) (*D
 	d.known = len(d.table.frames)
 	d.NewFiles = missing
 	d.plan(places)
+	d.table.frames = append(d.table.frames, make([]Frame, len(d.Frames))...)
 	for i := range d.entries {
 		if e := &d.entries[i]; e.hasContent() {
 			p := places[e.Sum]
@@ -181,8 +183,10 @@ func (f *FramePlan) Build(dst, plain []byte) ([]byte, error) {
 
 // Manifest is the release's, once all frames have been packed.
 func (d *Draft) Manifest() (*Manifest, error) {
-	if missing := d.known + len(d.Frames) - len(d.table.frames); missing > 0 {
-		return nil, fmt.Errorf("make manifest: %d frames are not packed yet", missing)
+	for i := range d.Frames {
+		if d.table.frames[d.known+i].Length == 0 {
+			return nil, fmt.Errorf("make manifest: frame %d is not packed yet", i)
+		}
 	}
 	m := canonical(slices.Clone(d.entries), d.table.frames, d.table.sources)
 	if _, err := m.Payload(); err != nil {

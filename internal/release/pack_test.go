@@ -190,7 +190,7 @@ func TestPackerRefusesWhatWasNotPlanned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.Manifest(); err == nil || !strings.Contains(err.Error(), "frames are not packed yet") {
+	if _, err := d.Manifest(); err == nil || !strings.Contains(err.Error(), "frame 0 is not packed yet") {
 		t.Errorf("manifest before the packs: %v", err)
 	}
 	p := d.Packer(0)

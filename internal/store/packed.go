@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -102,6 +103,54 @@ func (s *Store) putLasting(ctx context.Context, key string, body io.ReadSeeker, 
 			return err
 		}
 	}
+}
+
+// PackIndex reads what a pack says of itself, as it was listed: two short ranges. What is no pack is a *release.Error.
+func (s *Store) PackIndex(ctx context.Context, o Stored) ([]release.IndexFrame, error) {
+	src, err := hex.DecodeString(strings.TrimPrefix(o.Key, "p/"))
+	if err != nil || len(src) != len(release.Sum{}) {
+		return nil, fmt.Errorf("read index of %q: not a pack", o.Key)
+	}
+	e := &ends{store: s, ctx: ctx, src: release.Source{Pack: release.Sum(src)}, size: o.Size}
+	index, err := release.ReadPackIndex(e, o.Size)
+	if err != nil {
+		return nil, fmt.Errorf("read index of %s: %w", describe(e.src), err)
+	}
+	return index, nil
+}
+
+// ends reads a pack's ends. The tail is fetched once: an index is mostly less than a sixteenth of its pack.
+type ends struct {
+	store *Store
+	ctx   context.Context
+	src   release.Source
+	size  int64
+	tail  []byte
+}
+
+func (e *ends) ReadAt(p []byte, at int64) (int, error) {
+	if at < 0 || at+int64(len(p)) > e.size {
+		return 0, io.ErrUnexpectedEOF
+	}
+	if at < e.size/2 {
+		return e.fetch(p, at)
+	}
+	if from := e.size - int64(len(e.tail)); e.tail == nil || at < from {
+		e.tail = make([]byte, e.size-min(at, e.size-e.size/16-1))
+		if _, err := e.fetch(e.tail, e.size-int64(len(e.tail))); err != nil {
+			return 0, err
+		}
+	}
+	return copy(p, e.tail[at-e.size+int64(len(e.tail)):]), nil
+}
+
+func (e *ends) fetch(p []byte, at int64) (int, error) {
+	in, err := e.store.OpenRange(e.ctx, e.src, at, int64(len(p)))
+	if err != nil {
+		return 0, err
+	}
+	defer in.Close()
+	return io.ReadFull(in, p)
 }
 
 // HasPack says whether a pack is there, as a listing would have it; ErrNotFound if it is not. Who publishes

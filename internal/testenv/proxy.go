@@ -21,6 +21,7 @@ type Proxy struct {
 	refuse  bool
 	mute    bool
 	delay   time.Duration
+	uplink  int   // bytes of requests a second on each connection; 0: any
 	rate    int   // bytes of replies a second on each connection; 0: any
 	most    int64 // bytes of replies on a connection, then it is reset; 0: any
 	conns   map[*relay]bool
@@ -131,11 +132,19 @@ func (p *Proxy) Passed() int64 {
 	return p.passed
 }
 
+// SlowUplink lets each connection's requests through at no more than so many bytes a second, beyond what the kernel's buffers take.
+func (p *Proxy) SlowUplink(rate int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.uplink = rate
+}
+
 // Restore ends all faults. Connections that lost part of a reply are reset.
 func (p *Proxy) Restore() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.refuse, p.mute, p.delay, p.rate, p.most = false, false, 0, 0, 0
+	p.uplink = 0
 	for r := range p.conns {
 		if r.lossy {
 			r.reset()
@@ -216,8 +225,11 @@ func (p *Proxy) requests(r *relay) {
 		n, err := r.client.Read(buf)
 		if n > 0 {
 			p.mu.Lock()
-			due := time.Now().Add(p.delay)
+			due, uplink := time.Now().Add(p.delay), p.uplink
 			p.mu.Unlock()
+			if uplink > 0 {
+				time.Sleep(time.Duration(n) * time.Second / time.Duration(uplink))
+			}
 			pieces <- piece{due, buf[:n]}
 		}
 		if err != nil {

@@ -1,0 +1,84 @@
+package push
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/testenv"
+)
+
+func TestASlowUplinkThatBreaksCostsSeconds(t *testing.T) {
+	const files, rate = 18, 300 << 10 // 18 MiB over three connections of 300 KiB/s
+	tree := map[string]string{"large": noise(99, 6<<20)}
+	for i := range files - 6 {
+		tree[fmt.Sprintf("f%02d", i)] = noise(byte(i), 1<<20)
+	}
+	r := newPackedRig(t, tree)
+	link := testenv.NewProxy(t, r.endpoint)
+	text, err := os.ReadFile(r.config)
+	if err == nil {
+		direct := r.config
+		r.config = direct + ".slow"
+		before, rest, _ := strings.Cut(string(text), `s3: "`)
+		_, after, _ := strings.Cut(rest, `"`)
+		err = os.WriteFile(r.config, []byte(before+`s3: "`+link.URL()+`"`+after), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	link.SlowUplink(rate)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan string)
+	go func() {
+		_, _, said := r.push(ctx, "-deploy="+r.dir)
+		ended <- said
+	}()
+	stored := func() (packs int, bytes, largest int64) {
+		inventory, err := r.store.Packs(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		for _, o := range inventory.Objects {
+			packs, bytes, largest = packs+1, bytes+o.Size, max(largest, o.Size)
+		}
+		return packs, bytes, largest
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if packs, _, _ := stored(); packs >= 4 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("four packs took a minute")
+		}
+	}
+	link.Cut()
+	cancel()
+	if said := <-ended; !strings.Contains(said, "cancel") {
+		t.Errorf("the interrupted push said %q", said)
+	}
+	packs, there, largest := stored()
+	// Five seconds of 300 KiB/s, as far as a noisy machine's clock tells, and a frame more.
+	if limit := int64(4 << 20); largest > limit || packs < 4 {
+		t.Errorf("%d packs, the largest of %d bytes, limit %d", packs, largest, limit)
+	}
+	link.Restore()
+	result, _ := r.deploy()
+	whole := int64(files << 20)
+	t.Logf("%d packs with %d bytes were there, the largest of %d; the second push sent %d of %d", packs, there, largest, result.UploadedBytes, whole)
+	if again := result.UploadedBytes - (whole - there); again > 64<<10 {
+		t.Errorf("%d bytes were sent that were there already", again)
+	}
+	m := r.pull()
+	if dry, _ := r.deploy("-force", "-dry-run"); dry.UploadedBytes != 0 {
+		t.Errorf("after it a dry run would upload %d bytes", dry.UploadedBytes)
+	}
+	if c := m.FreshCost(); c.Requests > 2*int(whole/release.MaxRange+1)+8 {
+		t.Errorf("a fresh sync takes %d requests", c.Requests)
+	}
+}
