@@ -55,6 +55,7 @@ type Member struct {
 	Missed                         int64 // decided epochs through which the row stood still
 	MissedEpoch                    int64 // the last epoch that was counted in Missed
 	Error                          string
+	Packed                         bool // it reads releases of the packed layout
 	Once                           bool // it has a fleet_once hook
 	Ran                            Ran
 	Rollback                       bool // a failed check here counts for going back to the good release
@@ -81,7 +82,7 @@ func (m Member) attributes() Item {
 		"phase": string(m.Phase), "progress": cut(m.Progress), "error": cut(m.Error),
 		"vote":   Item{"epoch": m.Vote.Epoch, "release": string(m.Vote.Release), "yes": m.Vote.Yes, "kind": m.Vote.Kind},
 		"active": Item{"epoch": m.Active.Epoch, "release": string(m.Active.Release), "at": m.Active.At},
-		"failed": m.Failed, "epoch": m.Epoch, "left": m.Left, "missed": int64(0), "missed_epoch": int64(0), "seen": m.Seen, "proof": m.Proof, "rollback": m.Rollback,
+		"failed": m.Failed, "epoch": m.Epoch, "left": m.Left, "missed": int64(0), "missed_epoch": int64(0), "seen": m.Seen, "proof": m.Proof, "packed": true, "rollback": m.Rollback,
 		"once": m.Once, "ran": Item{"fence": m.Ran.Fence, "ok": m.Ran.OK, "error": cut(m.Ran.Error)}, "schema": int64(Schema),
 	}
 }
@@ -96,7 +97,7 @@ func decodeMember(it Item) (Member, error) {
 		Incarnation: d.str("incarnation"), Beat: d.num("beat"), Phase: Phase(d.str("phase")),
 		Progress: d.str("progress"), Failed: d.num("failed"), Missed: d.num("missed"),
 		MissedEpoch: d.num("missed_epoch"), Error: d.str("error"), Seen: d.num("seen"),
-		Proof: get[bool](&d, "proof"), Rollback: get[bool](&d, "rollback"), Once: get[bool](&d, "once"), Epoch: d.num("epoch"), Left: d.num("left"), Schema: d.num("schema"),
+		Proof: get[bool](&d, "proof"), Packed: get[bool](&d, "packed"), Rollback: get[bool](&d, "rollback"), Once: get[bool](&d, "once"), Epoch: d.num("epoch"), Left: d.num("left"), Schema: d.num("schema"),
 	}
 	v, a := d.sub("vote"), d.sub("active")
 	m.Vote = Vote{Epoch: v.num("epoch"), Release: release.ID(v.str("release")), Yes: get[bool](&v, "yes"), Kind: v.str("kind")}

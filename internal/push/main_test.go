@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 //	put KEY FILE        write an object below the site
 //	json PATH VALUE     the last output, as JSON, has VALUE at PATH
 //	committed RELEASE   write a head that has committed to RELEASE, and its log
-//	member ID VER NUM [AGE]   an instance of version VER and schema NUM has registered, AGE ago
+//	member ID VER NUM [AGE]   an instance of version VER and schema NUM has registered, AGE ago; 0: it knows only the plain layout
 func TestScripts(t *testing.T) {
 	s3, dynamo := testenv.S3(t), testenv.DynamoDB(t)
 	testscript.Run(t, testscript.Params{
@@ -154,6 +154,7 @@ type aged struct {
 
 func (a aged) Write(ctx context.Context, key fleet.Key, w fleet.Write) (fleet.Item, error) {
 	w.Set["schema"] = a.schema
+	w.Set["packed"] = a.schema > 0
 	return a.Table.Write(ctx, key, w)
 }
 

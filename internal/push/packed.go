@@ -64,6 +64,9 @@ func (s *session) deployPacked(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := v.older(); err != nil {
+		return err
+	}
 	p := &parcel{site: site, cache: c, tree: tree, before: v.Pointer.Release, looked: looked}
 	p.standing = sync.OnceValues(func() (map[string]store.Stored, error) { return standingPacks(ctx, site.store) })
 	if err := s.compare(ctx, p, v); err != nil {

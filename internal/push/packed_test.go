@@ -1,6 +1,7 @@
 package push
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"s3pulldeploy/internal/release"
 	"s3pulldeploy/internal/store"
@@ -416,4 +420,47 @@ func TestAPackTooOldToRelyOnIsWrittenAgain(t *testing.T) {
 		t.Errorf("nobody looked whether it stayed: %q", requests)
 	}
 	r.pull()
+}
+
+func TestAPushOverAManifestThatIsNotTheSignedOneSaysSoAndBuildsOnNothingOfIt(t *testing.T) {
+	spoil := map[string]func(object, other []byte) []byte{
+		"truncated":   func(object, _ []byte) []byte { return object[:len(object)-9] },
+		"swapped":     func(_, other []byte) []byte { return other },
+		"oversized":   func(object, _ []byte) []byte { return append(bytes.Clone(object), object...) },
+		"bit-flipped": func(object, _ []byte) []byte { o := bytes.Clone(object); o[len(o)/2] ^= 1; return o },
+		"empty":       func(_, _ []byte) []byte { return nil },
+	}
+	for name, change := range spoil {
+		r := newPackedRig(t, map[string]string{"a": "1", "b": noise(1, 2000)})
+		first, _ := r.deploy()
+		r.write("a", "2")
+		second, _ := r.deploy()
+		client := s3.NewFromConfig(r.aws, func(o *s3.Options) { o.BaseEndpoint, o.UsePathStyle = &r.endpoint, true })
+		object := func(id release.ID) []byte {
+			found, err := r.store.FindManifest(t.Context(), id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return found.Object
+		}
+		_, err := client.PutObject(t.Context(), &s3.PutObjectInput{
+			Bucket: aws.String(filepath.Base(r.bucket)), Key: aws.String("shop/m/" + string(second.Release)),
+			Body: bytes.NewReader(change(object(second.Release), object(first.Release))),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(os.Getenv("XDG_CACHE_HOME")); err != nil {
+			t.Fatal(err)
+		}
+		r.write("a", "3")
+		code, _, said := r.push(t.Context(), "-deploy="+r.dir)
+		if code != exitDone || !strings.Contains(said, fmt.Sprintf("cannot be compared with: read manifest %q", second.Release)) {
+			t.Errorf("%s: exit code %d: %s", name, code, said)
+		}
+		if p := r.pointer(); p.Delta != nil {
+			t.Errorf("%s: a delta to what is not there: %+v", name, p)
+		}
+		r.pull()
+	}
 }

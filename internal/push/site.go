@@ -159,6 +159,17 @@ func (v view) newer() error {
 	return nil
 }
 
+// older refuses a packed release for a fleet with an instance that cannot read it: its no would end the rollout anyway.
+func (v view) older() error {
+	for _, m := range v.Members {
+		if live(m, v.Now) && !m.Packed {
+			return advise(fmt.Errorf("instance %q runs version %q, which cannot read the packed layout", m.Instance, m.Version),
+				"update its agent first, or push with -layout=plain")
+		}
+	}
+	return nil
+}
+
 // versions names the versions that the live instances run, if they are several: "2 of 1.3, 1 of 1.2".
 func (v view) versions() string {
 	runs := map[string]int{}
