@@ -100,7 +100,7 @@ func (s *session) deliver(ctx context.Context, p *parcel, v view, began time.Tim
 	}
 	r.Release, r.UploadedBytes = p.id, p.site.store.Counts().Sent-sent
 	if err := p.inTime(); err != nil {
-		return err
+		return uploadError(p.id, err)
 	}
 	return s.rollOut(ctx, p.site, v, p.pointer, r)
 }
@@ -108,7 +108,7 @@ func (s *session) deliver(ctx context.Context, p *parcel, v view, began time.Tim
 // inTime fails when what the release builds on may be gone. By the wall clock: a laptop that slept all night is late too.
 func (p *parcel) inTime() error {
 	if took := time.Now().Round(0).Sub(p.looked.Round(0)); took > p.site.store.PushTime() {
-		return advise(fmt.Errorf("upload release %q: it took %s: what it builds on may be gone", p.id, span(took)), "push again")
+		return advise(fmt.Errorf("it took %s: what it builds on may be gone", span(took)), "push again")
 	}
 	return nil
 }

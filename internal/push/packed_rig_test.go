@@ -261,8 +261,11 @@ func (r *packedRig) contents(m *release.Manifest) [][]byte {
 				r.Fatal(err)
 			}
 			for _, i := range plan.Entries(n) {
-				part, _ := m.Part(&m.Entries[i], n, data)
-				got[i] = append(got[i], part...)
+				part, at := m.Part(&m.Entries[i], n, data)
+				if got[i] == nil {
+					got[i] = make([]byte, m.Entries[i].Size)
+				}
+				copy(got[i][at:], part)
 			}
 		}
 	}

@@ -24,8 +24,9 @@ type packedTree struct {
 	Entries  []release.Entry // without times and places
 	Ignored  []string        // sorted; a directory ends in a slash and stands for all that is in it
 	Warnings []string
-	Bytes    int64 // the sum of the sizes
-	Hashed   int   // files that had to be read to know their sums
+	Bytes    int64                  // the sum of the sizes
+	Hashed   int                    // files that had to be read to know their sums
+	large    map[string]fs.FileInfo // of files that fill several frames, as they were when they were hashed
 	root     *os.Root
 }
 
@@ -96,7 +97,11 @@ func (s *packedScanner) scan(c *config.Config) (*packedTree, error) {
 	}
 	s.index.replace(s.entries, began)
 	t := &packedTree{Ignored: s.ignored, Warnings: s.tree.Warnings, Hashed: hashed, root: s.root}
+	t.large = map[string]fs.FileInfo{}
 	for _, e := range s.entries {
+		if e.Size > release.MaxFrame {
+			t.large[e.Path] = e.info
+		}
 		t.Entries = append(t.Entries, e.Entry)
 		t.Bytes += e.Size
 	}

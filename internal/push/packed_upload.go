@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -31,7 +30,7 @@ const (
 // packing builds the frames of a draft and uploads the packs that they make, in the order of the plan.
 type packing struct {
 	store  *store.Store
-	root   *os.Root
+	tree   *packedTree
 	draft  *release.Draft
 	packer *release.Packer
 	large  map[string]*release.Verifier // of the files whose frames are coming
@@ -56,7 +55,7 @@ type frame struct {
 
 func newPacking(p *parcel) *packing {
 	packing := &packing{
-		store: p.site.store, root: p.tree.root, draft: p.draft, packer: p.draft.Packer(release.MinPackSize),
+		store: p.site.store, tree: p.tree, draft: p.draft, packer: p.draft.Packer(release.MinPackSize),
 		large: map[string]*release.Verifier{}, standing: p.standing, measured: make(chan struct{}),
 	}
 	packing.size.Store(release.MinPackSize)
@@ -132,7 +131,7 @@ func (p *packing) torn() map[string]bool {
 
 // build turns contents into frames until there is no more work.
 func (p *packing) build(work <-chan *frame) error {
-	files := opener{root: p.root}
+	files := opener{root: p.tree.root}
 	defer files.Close()
 	var buffer []byte
 	for f := range work {
@@ -140,7 +139,7 @@ func (p *packing) build(work <-chan *frame) error {
 		plain := slices.Grow(buffer[:0], int(plan.Length))[:plan.Length]
 		rest := plain
 		for _, part := range plan.Parts {
-			if err := readPart(&files, part, rest[:part.Length]); err != nil {
+			if err := p.readPart(&files, part, rest[:part.Length]); err != nil {
 				return err
 			}
 			rest = rest[part.Length:]
@@ -170,8 +169,9 @@ func (p *packing) build(work <-chan *frame) error {
 	return nil
 }
 
-// readPart reads what a frame holds of a file.
-func readPart(files *opener, part release.Part, into []byte) error {
+// readPart reads what a frame holds of a file. A part of a large file has no sum of its own, and its pack is uploaded before all
+// of the file was seen: so that what a pack says of itself is true, the file must look as it did when it was hashed.
+func (p *packing) readPart(files *opener, part release.Part, into []byte) error {
 	in, err := files.open(part.Path)
 	if err != nil {
 		return err
@@ -183,6 +183,17 @@ func readPart(files *opener, part release.Part, into []byte) error {
 	}
 	if err != nil {
 		return fmt.Errorf("read %q: %w", part.Path, err)
+	}
+	if was := p.tree.large[part.Path]; was != nil {
+		info, err := in.Stat()
+		if err != nil {
+			return fmt.Errorf("look at %q: %w", part.Path, err)
+		}
+		key, _ := keyOf(info)
+		before, _ := keyOf(was)
+		if key != before || !info.ModTime().Equal(was.ModTime()) || info.Size() != was.Size() {
+			return changed(part.Path)
+		}
 	}
 	return nil
 }
