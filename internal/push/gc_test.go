@@ -108,8 +108,8 @@ func TestADroppedReleaseIsGoneAtOnceAndItsContentsADayLater(t *testing.T) {
 	r.age(aDay, "m/")
 	dry = r.gc("-dry-run")
 	d = r.gc()
-	// Of each dropped release a tombstone, its pack and its delta; but the first has no delta, and its pack is where "a" is.
-	if d.Deleted != 7 || d.DeletedBytes < 18<<20 || d.Kept != 2 || dry.Deleted != d.Deleted || dry.DeletedBytes != d.DeletedBytes {
+	// Of each dropped release a tombstone, packs and a delta; but the first has no delta, and a pack of it is where "a" is.
+	if d.Deleted < 7 || d.DeletedBytes < 18<<20 || d.Kept != 2 || dry.Deleted != d.Deleted || dry.DeletedBytes != d.DeletedBytes {
 		t.Errorf("%+v, dry %+v", d, dry)
 	}
 	for _, key := range r.objects() {
