@@ -51,6 +51,7 @@ type Parts struct {
 	Log      *slog.Logger
 	Service  Service
 	Schedule Schedule // nil: gocron's
+	Notifier Notifier // nil: nobody is told of outcomes
 	Once     bool     // leave and end when nothing is left to do
 	// Verdict is a file that is there while Healthy is what the load balancer is told: it outlives the agent, and a web server
 	// goes by it while no agent answers. Empty: none.
@@ -137,7 +138,7 @@ func New(p Parts) (*Agent, error) {
 		Incarnation: p.Token(), Ledger: ledger, Journal: journal{p.Disk}, State: state, Clock: p.Clock, Random: p.Random,
 		PollInterval: p.Config.PollInterval, PrepareTimeout: p.Config.PrepareTimeout, LookAgain: p.Config.PointerInterval,
 		Proof: p.Config.Opcache.Effective() != config.Off, Rollback: p.Config.HealthCheck.Rollback, Once: p.Config.Hooks.FleetOnce != "",
-		TableDate: tableDate(p.Table), Log: log.With("component", "fleet"),
+		TableDate: tableDate(p.Table), Told: a.tell, Log: log.With("component", "fleet"),
 	})
 	active, err := p.Disk.Active()
 	if err != nil {

@@ -38,6 +38,7 @@ type rig struct {
 	began  time.Time
 	seq    int64
 	boxes  []*box
+	told   postbox
 }
 
 // bubble runs a test with a rig. That all goroutines of the agents end with them is checked by the bubble.
@@ -110,7 +111,7 @@ func (b *box) prepare() error {
 	b.agent, err = New(Parts{
 		Config: b.cfg, Bucket: b.bucket, Table: b.table, Disk: b.disk, Version: "test", Once: b.once,
 		Identity: instance.Identity{ID: b.id, Zone: "a", Source: instance.SourceConfig}, Clock: rigClock{b.r.began},
-		Token: token, Random: func() float64 { return 0.5 }, Log: logger(), Service: b.service,
+		Token: token, Random: func() float64 { return 0.5 }, Log: logger(), Service: b.service, Notifier: &b.r.told,
 	})
 	return err
 }

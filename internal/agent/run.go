@@ -14,6 +14,7 @@ import (
 	"s3pulldeploy/internal/config"
 	"s3pulldeploy/internal/disk"
 	"s3pulldeploy/internal/instance"
+	"s3pulldeploy/internal/notify"
 	"s3pulldeploy/internal/store"
 	"s3pulldeploy/internal/table"
 )
@@ -151,6 +152,9 @@ func life(ctx context.Context, c *config.Config, log *slog.Logger, once bool, bo
 		Verdict: verdictPath(SocketPath(c.Site)),
 		Bucket:  store.New(store.Options{Config: aws, Endpoint: c.Endpoints.S3, Bucket: c.Bucket, Prefix: c.Prefix, Site: c.Site, Logger: log}),
 		Table:   table.NewDynamo(table.Options{Config: aws, Endpoint: c.Endpoints.DynamoDB, Name: c.Table}),
+		Notifier: notify.New(notify.Options{
+			AWS: aws, Endpoint: c.Endpoints.SNS, Success: c.Notify.SNSSuccess, Error: c.Notify.SNSError, Webhook: c.Notify.Webhook.Reveal(),
+		}),
 		Service: Systemd{IMDS: c.Endpoints.IMDS, EC2: id.Source == instance.SourceEC2},
 	})
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"s3pulldeploy/internal/release"
 )
 
 // fate is what the members have made of a commit.
@@ -99,15 +101,24 @@ func (n *Node) finish(ctx context.Context, rows []Member) {
 	n.coord = nil
 }
 
-// writeLog writes an epoch's log, best effort: it is for people.
+// writeLog writes an epoch's log and has people told of it, once for the whole fleet: best effort.
 func (n *Node) writeLog(ctx context.Context, h Head, t Tally, outcome, reason string) {
 	log := Log{
 		Epoch: h.Epoch, Outcome: outcome, Kind: h.Kind, Release: h.Release, Sequence: h.Proposed().Note(), Reason: reason,
 		Members: h.Members, Excluded: t.Excluded, Nos: t.Nos, At: n.o.Clock.Now().Unix(),
 	}
-	if _, err := n.o.Ledger.PutLog(ctx, log, n.o.Clock.Now()); err != nil {
+	first, err := n.o.Ledger.PutLog(ctx, log, n.o.Clock.Now())
+	if err != nil {
 		n.log.Warn("epoch log not written", "epoch", h.Epoch, "error", err)
 	}
+	if !first || n.o.Told == nil {
+		return
+	}
+	var p release.Pointer
+	if note := n.notes[log.Sequence]; note != nil {
+		p = note.Pointer
+	}
+	n.o.Told(log, p)
 }
 
 // stillAfter: a row that stood still for so long has missed its slowest beat and two leases.

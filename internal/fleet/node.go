@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"s3pulldeploy/internal/release"
 )
 
 // Options are what a node is made of.
@@ -25,7 +27,10 @@ type Options struct {
 	Once                           bool             // this machine has a fleet_once hook
 	Rollback                       bool             // a failed check here counts for going back to the good release
 	TableDate                      func() time.Time // the time by the table's clock, zero when it never said; nil: never
-	Log                            *slog.Logger
+	// Told is called, in the loop, with the log of an epoch that this node was the one to write, and the pointer of its release
+	// as far as that is at hand. It must not wait. Nil: nobody is told.
+	Told func(Log, release.Pointer)
+	Log  *slog.Logger
 }
 
 // Node is one member of a fleet: what it knows, promised and does next. It is not safe for concurrent use; one loop
