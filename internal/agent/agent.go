@@ -127,7 +127,7 @@ func New(p Parts) (*Agent, error) {
 	log := p.Log.With("site", p.Config.Site, "instance", p.Identity.ID)
 	a := &Agent{p: p, log: log.With("component", "agent"), events: make(chan func(), 64), gone: make(chan struct{})}
 	a.cleanDue = true // what a crash left
-	ledger := fleet.NewLedger(p.Table, p.Config.Scope(), p.Token)
+	ledger := newLedger(p)
 	if state.Instance != "" && state.Instance != p.Identity.ID {
 		a.log.Warn("the state directory is of another instance: what is on the disk is hashed before it is believed", "was", state.Instance)
 		p.Disk.Distrust()
@@ -149,6 +149,13 @@ func New(p Parts) (*Agent, error) {
 	a.recallScrub()
 	a.view = a.look() // what the disk knows counts from the start, however long the table takes to answer
 	return a, nil
+}
+
+// newLedger is the site's ledger, which verifies what the settings ask for.
+func newLedger(p Parts) *fleet.Ledger {
+	l := fleet.NewLedger(p.Table, p.Config.Scope(), p.Token)
+	l.Keys = p.Config.Keyring()
+	return l
 }
 
 // tableDate is the table's own clock, nil where it has none.

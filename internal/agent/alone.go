@@ -14,12 +14,14 @@ import (
 type Alone struct {
 	machine *machine
 	bucket  Bucket
+	ledger  *fleet.Ledger
 	etag    string // of the pointer that was fetched
 }
 
 // NewAlone wires a machine. It starts nothing.
 func NewAlone(p Parts) *Alone {
-	return &Alone{machine: newMachine(p, p.Log, fleet.NewLedger(p.Table, p.Config.Scope(), p.Token)), bucket: p.Bucket}
+	ledger := newLedger(p)
+	return &Alone{machine: newMachine(p, p.Log, ledger), bucket: p.Bucket, ledger: ledger}
 }
 
 // Fetch brings the release that the pointer names to the disk, verified, durable and under its name, with the hooks that belong
@@ -32,7 +34,7 @@ func (a *Alone) Fetch(ctx context.Context) (release.ID, error) {
 	if err != nil {
 		return "", err
 	}
-	note, err := fleet.NewNote(read.Text)
+	note, err := a.ledger.Verify(read.Text)
 	if err != nil {
 		return "", err
 	}

@@ -94,29 +94,33 @@ type pointerReader struct {
 
 // readPointer reads the pointer, unless it is unchanged, and lets the loop offer it to the node.
 func (a *Agent) readPointer(ctx context.Context) {
-	etag := make(chan string, 1)
-	a.post(func() { etag <- a.pointer.etag })
-	var known string
+	type known struct {
+		etag string
+		had  int64
+	}
+	asked := make(chan known, 1)
+	a.post(func() { asked <- known{a.pointer.etag, a.node.Newest()} })
+	var k known
 	select {
-	case known = <-etag:
+	case k = <-asked:
 	case <-ctx.Done():
 		return
 	}
 	var r store.Read
 	err := failpoint.Hit("A1")
 	if err == nil {
-		r, err = a.pointer.bucket.Pointer(ctx, known)
+		r, err = a.pointer.bucket.Pointer(ctx, k.etag)
 	}
 	if ctx.Err() != nil {
 		return
 	}
-	a.post(func() { a.offer(r, err) })
+	a.post(func() { a.offer(r, err, k.had) })
 }
 
-// offer takes what a read of the pointer gave. Only a pointer that the node took is remembered, so that a refused one is
+// offer takes what a read of the pointer gave; had is the newest sequence that the fleet had before it. Only a pointer that the node took is remembered, so that a refused one is
 // looked at again. One that is unmodified is offered again, which changes nothing unless the node has dropped it since, as it
 // does when the table knows its sequence with other contents.
-func (a *Agent) offer(r store.Read, err error) {
+func (a *Agent) offer(r store.Read, err error, had int64) {
 	p := &a.pointer
 	switch {
 	case errors.Is(err, store.ErrNotFound):
@@ -126,7 +130,7 @@ func (a *Agent) offer(r store.Read, err error) {
 		fallthrough
 	case err == nil:
 		p.seen = true
-		if err = a.node.Offer(r.Text, r.Date); err == nil {
+		if err = a.node.Offer(r.Text, r.Date, had); err == nil {
 			p.etag, p.text = r.ETag, r.Text
 		}
 	}

@@ -23,7 +23,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
+
+	"s3pulldeploy/internal/release"
 )
 
 // Command says who reads the file, because each asks for other keys.
@@ -69,7 +72,7 @@ type Config struct {
 	Secrets    string   `yaml:"secrets"` // private keys and .env in the tree: Refuse, Warn or Allow
 	KeepRemote int      `yaml:"keep_remote"`
 	Rollout    Rollout  `yaml:"rollout"`
-	SigningKey Secret   `yaml:"signing_key"`
+	SigningKey Secret   `yaml:"signing_key"` // a private key, or the file that has it
 	KMSKeyID   string   `yaml:"kms_key_id"`
 
 	Group           string            `yaml:"group"`  // kind of instance: web, cron, worker
@@ -93,8 +96,8 @@ type Config struct {
 	Restart         []string          `yaml:"restart"` // systemd units, patterns allowed
 	LifecycleHook   string            `yaml:"lifecycle_hook"`
 	Notify          Notify            `yaml:"notify"`
-	Listen          string            `yaml:"listen"` // host:port of metrics and status; the unix socket is always there
-	VerifyKeys      []string          `yaml:"verify_keys"`
+	Listen          string            `yaml:"listen"`      // host:port of metrics and status; the unix socket is always there
+	VerifyKeys      []string          `yaml:"verify_keys"` // of which one must have signed a release; none: unsigned releases are taken
 }
 
 // Endpoints are the services of an S3-compatible server, of DynamoDB Local and the like; empty: AWS.
@@ -221,6 +224,42 @@ func Parse(text []byte, path string, c Command, getenv func(string) (string, boo
 
 // Scope is what the table is keyed by and pointers are made for: <bucket>/<prefix><site>.
 func (c *Config) Scope() string { return c.Bucket + "/" + c.Prefix + c.Site }
+
+// Keyring is the keys of verify_keys, which were validated.
+func (c *Config) Keyring() *release.Keyring {
+	k, err := release.NewKeyring(c.VerifyKeys)
+	if err != nil {
+		panic("config: keys that were not validated: " + err.Error()) // without keys everything would be taken
+	}
+	return k
+}
+
+// Signer reads the key that push signs with, from the settings or the file that they name; nil where there is none. Its errors
+// never quote the key.
+func (c *Config) Signer() (*release.Signer, error) {
+	key := c.SigningKey.Reveal()
+	if key == "" {
+		return nil, nil
+	}
+	if !isKey(key) {
+		text, err := readFile(key)
+		if err != nil {
+			return nil, &Error{File: c.Path, Path: "signing_key", Rule: "names a file that cannot be read: " + err.Error(), Hint: "the file that push -keygen wrote, relative to the settings, or ${NAME} of a variable that holds the key itself", cause: err}
+		}
+		key = string(text)
+	}
+	s, err := release.NewSigner(key)
+	if err != nil {
+		return nil, &Error{File: c.Path, Path: "signing_key", Rule: brief(err), Hint: "push -keygen=NAME makes one"}
+	}
+	if len(c.VerifyKeys) > 0 && !slices.Contains(c.VerifyKeys, s.Public()) {
+		return nil, &Error{
+			File: c.Path, Path: "verify_keys", Rule: "must have the key that verifies signing_key, " + s.String(),
+			Hint: "add " + s.Public() + " here and on every instance, before the first push with it",
+		}
+	}
+	return s, nil
+}
 
 // Effective is the mode that runs: off without a URL.
 func (o Opcache) Effective() string {

@@ -85,14 +85,21 @@ func (v validator) push(c *Config) {
 	_, err := release.ParseShare(c.Rollout.MaxExcluded)
 	v.named("rollout.max_excluded", c.Rollout.MaxExcluded, err)
 	v.form("kms_key_id", c.KMSKeyID, lineForm, "must be the id, alias or ARN of a KMS key")
-	// Trust must not be off while the file says that it is on.
-	if c.SigningKey != "" {
-		v.add("signing_key", "is not supported by this version", "", "leave it empty: releases are not signed yet")
+	if key := c.SigningKey.Reveal(); key != "" && !isKey(key) && !filepath.IsAbs(key) {
+		c.SigningKey = Secret(filepath.Join(filepath.Dir(c.Path), key)) // whether it is there is only push's concern
 	}
-	if len(c.VerifyKeys) > 0 {
-		v.add("verify_keys", "is not supported by this version", "", "leave it empty: signatures are not verified yet")
+	if c.SigningKey != "" && c.Layout == Plain {
+		v.add("signing_key", "needs layout packed: no signature covers the files of a plain release", "", "")
+	}
+	for i, key := range c.VerifyKeys {
+		if err := release.CheckVerifyKey(key); err != nil {
+			v.add(index("verify_keys", i), brief(err), "", "it looks like promo-ci+1d6a0f9c+AZ…; the one of signing_key is printed by push -keygen")
+		}
 	}
 }
+
+// isKey says that signing_key is a key and not the name of a file.
+func isKey(s string) bool { return strings.HasPrefix(strings.TrimSpace(s), "PRIVATE+KEY+") }
 
 func (v validator) agent(c *Config, cmd Command) {
 	v.required("group", c.Group, "group: default")

@@ -16,6 +16,9 @@
 // Trust. Nothing here trusts another machine's clock. Peers are judged silent by a beat that stands still
 // over a full lease of the observer's own boot clock ([Silence]). flip_at is advice, clamped to flip_delay.
 //
+// A pointer is believed as far as [Ledger.Keys] verify it, in the bucket as in a note: who can write to the table can
+// disturb, and choose among releases that were signed for this scope, but bring in nothing else.
+//
 // Crash points. Every step may be repeated: each write carries a token, and a write whose outcome is unknown
 // is resolved by finding one's own token in the item. [State] is what survives a restart.
 //

@@ -426,7 +426,7 @@ func TestOldAndForeignPointersAreRefused(t *testing.T) {
 		r.live("r1", 40*time.Second, "a")
 		r.all["a"].kill()
 		n := r.all["a"].node
-		offer := func(text string) error { return n.Offer([]byte(text), time.Now()) }
+		offer := func(text string) error { return n.Offer([]byte(text), time.Now(), 0) }
 		for name, text := range map[string]string{
 			"older sequence":        "r0\n" + itoa(s-1) + "\n3",
 			"same sequence, other":  "r9\n" + itoa(s) + "\n3",

@@ -132,13 +132,31 @@ func newestOf(rows []Member) (epoch int64, who string) {
 	return epoch, who
 }
 
-// Offer takes the pointer as it was read, with S3's Date (zero when unknown). A pointer that must not be acted on is an
-// error, and changes nothing.
-func (n *Node) Offer(text []byte, date time.Time) error {
+// Offer takes the pointer as it was read, with S3's Date (zero when unknown), and the newest sequence that the fleet had when the
+// read began ([Node.Newest]): S3 shows no older one, whoever replays one does. A pointer that must not be acted on is an error,
+// which the row shows to all, and changes nothing.
+func (n *Node) Offer(text []byte, date time.Time, had int64) error {
+	err := n.offer(text, date)
+	if err == nil && n.state.Floor < had {
+		err = fmt.Errorf("pointer of sequence %d is older than %d, which the fleet has run: %w", n.state.Floor, had, ErrStale)
+	}
+	was := n.refused
+	n.refused = ""
+	if err != nil {
+		n.refused = err.Error()
+	}
+	n.dirty = n.dirty || n.refused != was
+	return err
+}
+
+// Newest is the highest sequence that the fleet has opened an epoch for, as far as this node knows.
+func (n *Node) Newest() int64 { return n.head.Sequence }
+
+func (n *Node) offer(text []byte, date time.Time) error {
 	if err := failpoint.Hit("A2"); err != nil {
 		return err
 	}
-	note, err := NewNote(text)
+	note, err := n.o.Ledger.Verify(text)
 	if err != nil {
 		return err
 	}
@@ -148,8 +166,6 @@ func (n *Node) Offer(text []byte, date time.Time) error {
 	}
 	p := note.Pointer
 	switch {
-	case p.Scope != n.o.Scope && (p.Scope != "" || !p.Plain()):
-		return fmt.Errorf("pointer is of scope %q, not of %q", p.Scope, n.o.Scope)
 	case p.Sequence < n.state.Floor:
 		return fmt.Errorf("pointer of sequence %d is older than %d, which was seen before: %w", p.Sequence, n.state.Floor, ErrStale)
 	case p.Sequence == n.state.Floor && n.state.FloorSum != "" && sum != n.state.FloorSum:

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"s3pulldeploy/internal/failpoint"
+	"s3pulldeploy/internal/release"
 )
 
 // What the protocol's writes can be refused for.
@@ -32,6 +33,8 @@ type Ledger struct {
 	table Table
 	scope string
 	token func() string // fresh for each write
+	// Keys are whose signatures a pointer needs; nil: none. They are set before the first use.
+	Keys *release.Keyring
 	// Parallel is how many partitions a sweep reads at a time; 1 makes its order predictable.
 	Parallel int
 }
@@ -56,8 +59,8 @@ func (l *Ledger) Head(ctx context.Context, consistent bool) (h Head, ok bool, er
 	return h, err == nil, wrap("read head", err)
 }
 
-// Note reads the note of a sequence; nil without an error when there is none. A note never changes, so an eventually consistent
-// read that has it will do: with strong ones alone, 10,000 members ask one key for more than it gives.
+// Note reads the note of a sequence and verifies its pointer; nil without an error when there is none. A note never changes, so an
+// eventually consistent read that has it will do: with strong ones alone, 10,000 members ask one key for more than it gives.
 func (l *Ledger) Note(ctx context.Context, sequence int64) (*Note, error) {
 	key := Key{l.scope, noteSort(sequence)}
 	it, err := l.table.Get(ctx, key, false)
@@ -67,7 +70,7 @@ func (l *Ledger) Note(ctx context.Context, sequence int64) (*Note, error) {
 	if err != nil || it == nil {
 		return nil, wrap("read note", err)
 	}
-	n, err := decodeNote(sequence, it)
+	n, err := decodeNote(sequence, it, l.Verify)
 	if err != nil {
 		return nil, wrap("read note", err)
 	}
@@ -81,7 +84,7 @@ func (l *Ledger) PutNote(ctx context.Context, n Note) error {
 	_, err := l.write(ctx, Key{l.scope, noteSort(n.Sequence)}, Write{Set: set, If: Absent{"pk"}})
 	var refused *ConditionError
 	if errors.As(err, &refused) {
-		had, derr := decodeNote(n.Sequence, refused.Item)
+		had, derr := decodeNote(n.Sequence, refused.Item, NewNote)
 		if derr == nil && string(had.Text) == string(n.Text) && had.Digest == n.Digest {
 			return nil
 		}

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -69,6 +70,9 @@ func (n *Node) apply(ctx context.Context) Want {
 		return Want{} // wait, or help the open epoch along: what is committed cannot be had here
 	}
 	note, err := n.noteOf(ctx, d.Note())
+	if err == nil && note.Pointer.Release != d.Release {
+		err = fmt.Errorf("note %d names release %s; the head %s", d.Note(), note.Pointer.Release, d.Release)
+	}
 	if err != nil {
 		n.catchUpFailed(err)
 		return Want{}
@@ -109,6 +113,11 @@ func (n *Node) vote(ctx context.Context) Want {
 	}
 	c := h.Proposed()
 	note, err := n.noteOf(ctx, c.Note())
+	var refused *release.Error
+	if errors.As(err, &refused) { // not signed as it must be, or no pointer at all
+		n.cast(Vote{Epoch: h.Epoch, Release: h.Release, Kind: AboutRelease}, err)
+		return Want{}
+	}
 	if err != nil {
 		return Want{} // shown; the next step reads again
 	}

@@ -70,8 +70,9 @@ type Node struct {
 	answered  time.Duration // when the table last answered
 	started   time.Duration
 
-	offered   *Note // the newest pointer that was read, not inspected
-	inspected *Note // the same with its digest
+	refused   string // why the pointer that was read last was not taken
+	offered   *Note  // the newest pointer that was read, not inspected
+	inspected *Note  // the same with its digest
 	openAt    time.Duration
 	notes     map[int64]*Note
 

@@ -15,7 +15,8 @@ type Note struct {
 	Pointer  release.Pointer // Text, parsed
 }
 
-// NewNote parses a pointer's text; the digest is added by whoever inspected the release.
+// NewNote parses a pointer's text, without verifying it: that is [Ledger.Verify]. The digest is added by whoever inspected the
+// release.
 func NewNote(text []byte) (Note, error) {
 	p, err := release.ParsePointer(text)
 	if err != nil {
@@ -26,13 +27,27 @@ func NewNote(text []byte) (Note, error) {
 
 func noteSort(sequence int64) string { return fmt.Sprintf("note#%d", sequence) }
 
-func decodeNote(sequence int64, it Item) (Note, error) {
+// Verify reads a pointer's text as one that may be run here: signed by a key of the ledger, where it has keys, and made for its
+// scope. The digest is added by whoever inspected the release.
+func (l *Ledger) Verify(text []byte) (Note, error) {
+	p, err := l.Keys.Open(text)
+	if err != nil {
+		return Note{}, err
+	}
+	if p.Scope != l.scope && (p.Scope != "" || !p.Plain()) {
+		return Note{}, &release.Error{What: "pointer", Rule: fmt.Sprintf("is of scope %q, not of %q", p.Scope, l.scope)}
+	}
+	return Note{Sequence: p.Sequence, Text: text, Pointer: p}, nil
+}
+
+// decodeNote reads a note's item; open is [NewNote] or [Ledger.Verify].
+func decodeNote(sequence int64, it Item, open func([]byte) (Note, error)) (Note, error) {
 	d := decoder{item: it, what: fmt.Sprintf("note %d", sequence)}
 	text, digest := get[[]byte](&d, "text"), d.str("digest")
 	if d.err != nil {
 		return Note{}, d.err
 	}
-	n, err := NewNote(text)
+	n, err := open(text)
 	if err != nil {
 		return Note{}, fmt.Errorf("note %d: %w", sequence, err)
 	}

@@ -33,15 +33,15 @@ func TestPointerIsNotTakenBeforeItsFloorIsDurable(t *testing.T) {
 	})
 	pointer := []byte("r1\n1000\n3")
 	for range 2 {
-		if err := n.Offer(pointer, time.Now()); err == nil {
+		if err := n.Offer(pointer, time.Now(), 0); err == nil {
 			t.Error("taken, although its floor could not be saved")
 		}
 	}
 	d.full = false
-	if err := n.Offer(pointer, time.Now()); err != nil || d.saved.Floor != 1000 {
+	if err := n.Offer(pointer, time.Now(), 0); err != nil || d.saved.Floor != 1000 {
 		t.Errorf("%v; the saved floor is %d, want 1000", err, d.saved.Floor)
 	}
-	if err := n.Offer([]byte("r0\n999\n3"), time.Now()); !errors.Is(err, fleet.ErrStale) {
+	if err := n.Offer([]byte("r0\n999\n3"), time.Now(), 0); !errors.Is(err, fleet.ErrStale) {
 		t.Errorf("an older one: %v", err)
 	}
 }

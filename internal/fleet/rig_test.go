@@ -179,7 +179,7 @@ func (b *box) step(ctx context.Context) time.Duration {
 	text := b.r.text
 	b.r.mu.Unlock()
 	if text != nil {
-		_ = b.node.Offer(text, time.Time{})
+		_ = b.node.Offer(text, time.Time{}, 0)
 	}
 	b.view = b.node.View()
 	return sleep

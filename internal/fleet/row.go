@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -68,7 +69,7 @@ func (n *Node) compose() {
 	r.Incarnation, r.Phase, r.Vote = n.o.Incarnation, n.phase, n.state.Vote
 	r.Proof, r.Rollback, r.Epoch, r.Left = n.o.Proof, n.o.Rollback, n.state.Epoch, n.left
 	r.Once, r.Ran = n.o.Once, n.ran
-	r.Failed, r.Error, r.Seen = n.state.Failed, n.state.Error, n.o.Clock.Now().Unix()
+	r.Failed, r.Error, r.Seen = n.state.Failed, cmp.Or(n.state.Error, n.refused), n.o.Clock.Now().Unix()
 	r.Active = Active{} // between the flip and its proof nothing is claimed
 	if f := n.state.Flipped; f.Epoch > 0 && n.state.Settled == f.Epoch {
 		r.Active = Active{Epoch: f.Epoch, Release: f.Release, At: n.state.FlippedAt}

@@ -80,6 +80,7 @@ func (s *session) admit(ctx context.Context, warnings []string) (*site, view, er
 	if err != nil {
 		return nil, view{}, err
 	}
+	v.doubt(s.console)
 	for _, w := range slices.Concat(s.cfg.Warnings(), warnings) {
 		s.warn("%s", w)
 	}
@@ -124,7 +125,7 @@ func (s *site) pointerSequence(ctx context.Context) int64 {
 // listing tells: paths, sizes, and ETags as far as they are MD5 sums. An ETag that is none is a change.
 func (s *site) unchanged(ctx context.Context, tree *Tree, v view) (bool, error) {
 	p := v.Pointer
-	if p.Release == "" || !p.Plain() || p.Files != len(tree.Files) || v.HasHead && v.Head.CommittedRelease != p.Release {
+	if v.Untrusted != nil || p.Release == "" || !p.Plain() || p.Files != len(tree.Files) || v.HasHead && v.Head.CommittedRelease != p.Release {
 		return false, nil
 	}
 	listing, err := s.store.List(ctx, p.Release)

@@ -17,8 +17,11 @@ import (
 
 // The verbs' names that code mentions.
 const (
-	verbDeploy  = "deploy"
-	verbVersion = "version"
+	verbDeploy   = "deploy"
+	verbVersion  = "version"
+	verbKeygen   = "keygen"
+	verbInit     = "init"
+	verbRollback = "rollback"
 )
 
 // verb is one thing that push does.
@@ -43,7 +46,7 @@ func init() { // a verb's code mentions other verbs: as a plain variable this wo
 			"DIR", "upload a tree as a new release and move the fleet to it",
 			"message commit layout wait timeout max-excluded dry-run force", (*session).deploy,
 		},
-		"rollback": {
+		verbRollback: {
 			"[=RELEASE]", "move the fleet back: to the good release before the live one; again goes further back",
 			"message wait timeout max-excluded dry-run force", (*session).rollback,
 		},
@@ -57,7 +60,8 @@ func init() { // a verb's code mentions other verbs: as a plain variable this wo
 		"approve":   {"[=RELEASE]", "let the wave that is under way pass, where rollout.approve asks for that", "", (*session).approve},
 		"retry":     {"", "try a release again that was aborted or held", "", (*session).retry},
 		"gc":        {"", "remove from the bucket what no release needs, but for the newest keep_remote and those in use", "dry-run", (*session).gc},
-		"init":      {"", "create what is missing of bucket and table; change nothing that exists", "", (*session).initialise},
+		verbKeygen:  {"NAME", "make a pair of keys for signed releases: NAME.key to sign with, and what verifies it", "", (*session).keygen},
+		verbInit:    {"", "create what is missing of bucket and table; change nothing that exists", "", (*session).initialise},
 		"show":      {"", "print the settings in force, secrets masked", "", (*session).show},
 		verbVersion: {"", "print the version", "", (*session).version},
 	}
@@ -176,7 +180,7 @@ func (o options) check(set *flag.FlagSet) error {
 // usage prints what push can do.
 func usage(w io.Writer) {
 	fmt.Fprint(w, "push moves a site's fleet to a release. One verb a call:\n\n")
-	for _, name := range []string{verbDeploy, "rollback", "status", "releases", "manifest", "approve", "abort", "retry", "freeze", "unfreeze", "forget", "gc", "init", "show", verbVersion} {
+	for _, name := range []string{verbDeploy, verbRollback, "status", "releases", "manifest", "approve", "abort", "retry", "freeze", "unfreeze", "forget", "gc", verbInit, verbKeygen, "show", verbVersion} {
 		v := verbs[name]
 		value := v.value
 		if v.needsValue() {

@@ -78,7 +78,7 @@ func (s *stand) live(ctx context.Context, text func() []byte) {
 	var staging time.Time
 	for ctx.Err() == nil {
 		if p := text(); p != nil {
-			_ = s.node.Offer(p, time.Now())
+			_ = s.node.Offer(p, time.Now(), 0)
 		}
 		w, _ := s.node.Step(ctx)
 		switch w.Task {

@@ -40,7 +40,7 @@ func (s *session) initialise(ctx context.Context) error {
 	if err := errors.Join(bucketErr, tableErr); err != nil {
 		return err
 	}
-	head, err := site.mendHead(ctx)
+	head, err := s.mendHead(ctx, site)
 	if err != nil {
 		return fmt.Errorf("mend head: %w", err)
 	}
@@ -59,8 +59,8 @@ func (s *session) initialise(ctx context.Context) error {
 
 // mendHead writes the head anew where the instances have seen epochs that it does not know: the table was lost, or
 // restored from a backup. It returns nil where nothing is lost.
-func (s *site) mendHead(ctx context.Context) (*fleet.Head, error) {
-	v := s.look(ctx)
+func (s *session) mendHead(ctx context.Context, site *site) (*fleet.Head, error) {
+	v := site.look(ctx)
 	if err := cmp.Or(v.err(), v.newer()); err != nil {
 		return nil, err
 	}
@@ -71,25 +71,46 @@ func (s *site) mendHead(ctx context.Context) (*fleet.Head, error) {
 	if id == "" {
 		return nil, errors.New("instances voted in epochs that the head does not know, but none serves a release")
 	}
-	listing, err := s.store.List(ctx, id)
+	note, err := s.noteFor(ctx, site, v, id)
 	if err != nil {
 		return nil, err
 	}
-	if err := listing.Check(len(listing)); err != nil {
-		return nil, err
+	head, err := site.ledger.Reseed(ctx, v.Head, v.Members, note, v.Now)
+	return &head, err
+}
+
+// noteFor is the note of a release that the fleet serves, of which the table has none: the pointer's text where that names the
+// release; else one that is made of what the bucket says, and comes before the pointer.
+func (s *session) noteFor(ctx context.Context, site *site, v view, id release.ID) (note fleet.Note, err error) {
+	p, text := v.Pointer, v.Read.Text
+	if v.Untrusted != nil || p.Release != id {
+		if p, _, err = site.earlier(ctx, id, nil); err != nil {
+			return note, err
+		}
+		if p.Sequence = v.Pointer.Sequence; p.Sequence > 1 {
+			p.Sequence-- // the pointer is newer: it comes next
+		}
+		if s.signs == nil && !site.keys.Empty() {
+			return note, errors.New("verify_keys is set and signing_key is not: no instance would take the note of " + string(id))
+		}
+		if s.signs != nil {
+			s.warn("%s is signed anew as the bucket has it, and nothing says that it is what was signed before", id)
+		}
+		if text, err = s.text(p); err != nil {
+			return note, err
+		}
 	}
-	text := release.Pointer{Release: id, Sequence: v.Pointer.Sequence, Files: len(listing)}.Text()
-	switch {
-	case v.Pointer.Release == id:
-		text = v.Read.Text
-	case v.Pointer.Sequence > 1: // the pointer is newer: it comes next
-		text = release.Pointer{Release: id, Sequence: v.Pointer.Sequence - 1, Files: len(listing)}.Text()
+	if note, err = fleet.NewNote(text); err != nil {
+		return note, err
 	}
-	note, err := fleet.NewNote(text)
+	if !p.Plain() {
+		note.Digest = p.Manifest.SHA256
+		return note, nil
+	}
+	listing, err := site.store.List(ctx, id)
 	if err != nil {
-		return nil, err
+		return note, err
 	}
 	note.Digest = listing.Digest()
-	head, err := s.ledger.Reseed(ctx, v.Head, v.Members, note, v.Now)
-	return &head, err
+	return note, listing.Check(p.Files)
 }

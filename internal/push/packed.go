@@ -168,7 +168,7 @@ func (p *parcel) plan(kept []*release.Manifest) (err error) {
 
 // unchanged says whether the pointer names this very tree, and the fleet is on it or has not begun.
 func (p *parcel) unchanged(v view) (bool, error) {
-	if p.parent == nil || p.draft.NewBytes > 0 || v.HasHead && v.Head.CommittedRelease != v.Pointer.Release {
+	if v.Untrusted != nil || p.parent == nil || p.draft.NewBytes > 0 || v.HasHead && v.Head.CommittedRelease != v.Pointer.Release {
 		return false, nil
 	}
 	m, err := p.draft.Manifest()
@@ -199,10 +199,8 @@ func (s *session) start(p *parcel) error {
 	any := contentOf(nil)
 	any.Length = release.MaxManifest
 	full.Manifest, full.Delta = &any, &release.Delta{Parent: cmp.Or(p.before, p.id), Content: any}
-	if _, err := release.ParsePointer(full.Text()); err != nil {
-		return fmt.Errorf("make pointer: %w", err)
-	}
-	return nil
+	_, err := s.text(full)
+	return err
 }
 
 // sayPlan says what a push would do.

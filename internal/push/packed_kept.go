@@ -157,6 +157,9 @@ func (s *session) choose(ctx context.Context, site *site, v view, logs []fleet.L
 			return release.Pointer{}, advise(fmt.Errorf("choose release: %w", err), exist(known))
 		}
 		p, s.back, err = site.earlier(ctx, target, logs)
+		if err == nil {
+			err = site.vouched(ctx, v, p, logs)
+		}
 		if s.arg != "" || !errors.Is(err, errDropped) {
 			return p, err
 		}

@@ -17,7 +17,11 @@ const maxAhead = 24 * time.Hour
 
 // next fills in what every new pointer has: the sequence, and what the command line asks for.
 func (s *session) next(v view, p release.Pointer, now time.Time) (release.Pointer, error) {
-	p.Sequence = release.NextSequence(now, v.Pointer.Sequence, v.Head.Sequence, v.Head.CommittedSequence)
+	last := v.Pointer.Sequence
+	if v.Untrusted != nil && last > now.Add(maxAhead).Unix() {
+		last = 0 // anybody can write such a pointer, and no instance took it
+	}
+	p.Sequence = release.NextSequence(now, last, v.Head.Sequence, v.Head.CommittedSequence)
 	p.Message, p.Commit = s.message, s.commit
 	p.Policy = release.Policy{MaxExcluded: s.maxExcluded}
 	if r := s.cfg.Rollout; p.Kind != release.KindRollback {
@@ -30,10 +34,8 @@ func (s *session) next(v view, p release.Pointer, now time.Time) (release.Pointe
 		return p, advise(fmt.Errorf("the new sequence %d would be more than a day ahead of S3's clock: no agent would take it", p.Sequence),
 			"set this machine's clock; if the pointer itself is from the future, remove it and push again")
 	}
-	if _, err := release.ParsePointer(p.Text()); err != nil {
-		return p, fmt.Errorf("make pointer: %w", err) // such as a message that is too long
-	}
-	return p, nil
+	_, err := s.text(p)
+	return p, err
 }
 
 // publish writes the pointer, if it still is the one in the view, and gives the fleet a hint. A lost race is a
@@ -42,11 +44,14 @@ func (s *session) publish(ctx context.Context, site *site, v view, p release.Poi
 	if err := failpoint.Hit("PU3"); err != nil {
 		return err
 	}
-	text := p.Text()
+	text, err := s.text(p)
+	if err != nil {
+		return err
+	}
 	if err := failpoint.Hit("PU4"); err != nil {
 		return err
 	}
-	_, err := site.store.WritePointer(ctx, text, v.Read.ETag)
+	_, err = site.store.WritePointer(ctx, text, v.Read.ETag)
 	failpoint.Landed("PU4")
 	if err != nil {
 		var lost *store.ConflictError

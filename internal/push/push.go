@@ -25,6 +25,10 @@
 // its first look at the bucket. The user's cache directory keeps manifests, and sums of files by what the file system
 // says of them; without it a push is slower and the same.
 //
+// Signatures. With signing_key every pointer is a signed note. It is signed from what this push has computed itself; a rollback
+// signs a manifest that it reads from the bucket, so it demands that a pointer which is signed already names that very
+// manifest. Where verify_keys are set, a push that cannot sign stops before it begins.
+//
 // Waiting. The release's sequence is followed through its epochs, retries included, until it is live, given up, or
 // overtaken; [Outcome] has the ends. Interrupting push stops the waiting and nothing else.
 //
@@ -45,6 +49,7 @@ import (
 	"time"
 
 	"s3pulldeploy/internal/config"
+	"s3pulldeploy/internal/release"
 )
 
 // Version is set by the linker.
@@ -126,7 +131,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return kind{errUsage, advise(err, "`push -help` shows the usage")}
 	}
 	s := &session{options: o, console: newConsole(o.json, stdin, stdout, stderr)}
-	if o.verb != verbVersion {
+	if o.verb != verbVersion && o.verb != verbKeygen {
 		if s.cfg, err = config.Load(o.config, config.ForPush); err != nil {
 			return kind{errUsage, err}
 		}
@@ -144,6 +149,7 @@ type session struct {
 	cfg   *config.Config
 	grace time.Duration    // in place of store.Grace, for tests
 	clock func() time.Time // in place of the time that releases are named by, for tests
+	signs *release.Signer  // nil: what is published is not signed
 	back  []byte           // the manifest of the release that is gone back to; nil in the plain layout
 }
 

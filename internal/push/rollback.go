@@ -23,6 +23,7 @@ func (s *session) rollback(ctx context.Context) error {
 	if err := v.usable(s.force); err != nil {
 		return err
 	}
+	v.doubt(s.console)
 	logs, err := site.ledger.Logs(ctx)
 	if err != nil {
 		return err
@@ -37,7 +38,7 @@ func (s *session) rollback(ctx context.Context) error {
 	}
 	target := p.Release
 	r := &Result{Release: target, Files: p.Files, UnchangedFiles: p.Files, Members: v.Live, began: began}
-	if !s.force && v.Pointer.Release == target && (!v.HasHead || v.Head.CommittedRelease == target) {
+	if !s.force && v.Untrusted == nil && v.Pointer.Release == target && (!v.HasHead || v.Head.CommittedRelease == target) {
 		r.Sequence, r.Outcome = v.Pointer.Sequence, Unchanged
 		return s.end(r)
 	}

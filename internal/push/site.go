@@ -30,6 +30,7 @@ type site struct {
 	store  *store.Store
 	table  *table.Dynamo
 	ledger *fleet.Ledger
+	keys   *release.Keyring // whose signatures instances ask for, with our own; empty: none
 	region string
 	who    string // whose account, or which server, for the first line
 }
@@ -52,9 +53,13 @@ func (s *session) open(ctx context.Context) (*site, error) {
 		}
 		who = "account " + who
 	}
+	keys, err := s.keyring()
+	if err != nil {
+		return nil, err
+	}
 	t := table.NewDynamo(table.Options{Config: aws, Endpoint: c.Endpoints.DynamoDB, Name: c.Table})
 	return &site{
-		cfg: c, table: t, ledger: fleet.NewLedger(t, c.Scope(), rand.Text), region: aws.Region, who: who,
+		cfg: c, table: t, ledger: fleet.NewLedger(t, c.Scope(), rand.Text), region: aws.Region, who: who, keys: keys,
 		store: store.New(store.Options{
 			Config: aws, Endpoint: c.Endpoints.S3, Bucket: c.Bucket, Prefix: c.Prefix, Site: c.Site, KMSKey: c.KMSKeyID,
 			Grace: s.grace,
@@ -67,6 +72,7 @@ type view struct {
 	Read       store.Read      // the pointer's object; its ETag is empty when there is none
 	Pointer    release.Pointer // zero when there is none, or it is garbage
 	Garbage    error           // why the pointer is no pointer
+	Untrusted  error           // why the pointer is not taken where the keys are set
 	Head       fleet.Head
 	HasHead    bool
 	Members    []fleet.Member
@@ -103,6 +109,9 @@ func (s *site) look(ctx context.Context) view {
 		}
 		if v.PointerErr == nil {
 			v.Pointer, v.Garbage = release.ParsePointer(v.Read.Text)
+			if v.Garbage == nil {
+				_, v.Untrusted = s.keys.Open(v.Read.Text)
+			}
 		}
 	})
 	all.Go(func() { v.Head, v.HasHead, v.HeadErr = s.ledger.Head(ctx, true) })

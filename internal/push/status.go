@@ -107,7 +107,7 @@ func (v view) status(name string) Status {
 	slices.SortFunc(st.Members, func(a, b statusMember) int {
 		return cmp.Or(strings.Compare(a.Group, b.Group), strings.Compare(a.Instance, b.Instance))
 	})
-	for _, err := range causes(v.BucketErr, v.PointerErr, v.Garbage, v.HeadErr, v.MembersErr) {
+	for _, err := range causes(v.BucketErr, v.PointerErr, v.Garbage, v.Untrusted, v.HeadErr, v.MembersErr) {
 		st.Problems = append(st.Problems, said(err))
 	}
 	return st
@@ -143,6 +143,8 @@ func (v view) summary() string {
 		return "cannot tell: " + said(v.err())
 	case v.Garbage != nil:
 		return "the pointer cannot be read: " + said(v.Garbage)
+	case v.Untrusted != nil && !(v.HasHead && v.Pointer.Sequence == v.Head.CommittedSequence):
+		return fmt.Sprintf("the pointer is refused: %s; %s", said(v.Untrusted), v.onRelease())
 	case v.Pointer.Release == "" && !v.HasHead:
 		return "nothing was pushed yet"
 	case v.lostHead():
@@ -208,7 +210,13 @@ func (v view) pending() string {
 	if v.Pointer.Release == "" {
 		return "there is no pointer"
 	}
-	return fmt.Sprintf("%s is published and not rolled out yet", v.Pointer.Release)
+	line := fmt.Sprintf("%s is published and not rolled out yet", v.Pointer.Release)
+	for _, m := range v.Members {
+		if live(m, v.Now) && m.Error != "" { // such as a signature that it lacks
+			return fmt.Sprintf("%s; %s says: %s", line, m.Instance, m.Error)
+		}
+	}
+	return line
 }
 
 // onRelease counts the live instances that serve what was committed, and names the others.

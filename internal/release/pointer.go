@@ -21,7 +21,8 @@ const KindRollback = "rollback"
 // Its text is UTF-8: release id, sequence and number of files on a line each, then lines of a key, one space and a
 // Go string literal in double quotes, so a value can never begin a line of its own. Lines end with LF; the last one may, but
 // is written without. CR LF is read too, because the older tool reads it and an editor on a laptop may have
-// left it, but never written. Numbers are plain decimal digits.
+// left it, but never written. Numbers are plain decimal digits. A signed pointer is a signed note of golang.org/x/mod/sumdb/note:
+// this text with its last LF, an empty line, and a line for each signature, "— name base64".
 type Pointer struct {
 	Release  ID
 	Sequence int64 // Unix seconds or more; above zero; grows with every pointer of the site
@@ -85,12 +86,17 @@ var fields = []struct {
 	{"max_excluded", func(p *Pointer) string { return p.Policy.MaxExcluded }, setMaxExcluded},
 }
 
-// ParsePointer reads a pointer, at most [MaxPointer] bytes without signatures. What breaks a rule refuses all of it with an
-// [*Error] that names the line.
+// ParsePointer reads a pointer of at most [MaxPointer] bytes, and does not look at its signatures: that is [Keyring.Open]. What
+// breaks a rule refuses all of it with an [*Error] that names the line.
 func ParsePointer(text []byte) (Pointer, error) {
 	if len(text) > MaxPointer {
 		return Pointer{}, &Error{What: "pointer", Rule: fmt.Sprintf("is longer than %d bytes", MaxPointer)}
 	}
+	return parse(unsigned(text))
+}
+
+// parse reads a pointer's text without signatures.
+func parse(text []byte) (Pointer, error) {
 	if !utf8.Valid(text) {
 		return Pointer{}, &Error{What: "pointer", Rule: "is not valid UTF-8"}
 	}

@@ -88,7 +88,7 @@ func (b *box) step() {
 	if b.node.PointerWanted() || w.now >= b.pollAt {
 		b.pollAt = w.now + 30*time.Second
 		if w.pointer != nil && w.now >= b.s3cut {
-			_ = b.node.Offer(w.pointer, w.wall())
+			_ = b.node.Offer(w.pointer, w.wall(), 0)
 		}
 	}
 	want, sleep := b.node.Step(context.Background())
