@@ -141,7 +141,7 @@ func (b *being) read() {
 		b.c.s3++
 		text := b.c.pointer
 		b.c.mu.Unlock()
-		b.events <- func() { must(b.node.Offer(text, time.Now())) }
+		b.events <- func() { must(b.node.Offer(text, time.Now(), 0)) }
 	})
 }
 
