@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"runtime/debug"
 
 	"s3pulldeploy/internal/account"
 	"s3pulldeploy/internal/config"
@@ -105,8 +106,20 @@ func (f flags) verb(ctx context.Context, c *config.Config, reload <-chan os.Sign
 		}
 		return printStatus(stdout, s)
 	}
+	BoundMemory()
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	return serve(ctx, c, reload, log, f.once)
+}
+
+// memory is what the Go runtime may use before the collector works harder. With the executable's own pages, another 10 MiB, an agent stays
+// under 96 MiB resident for a release of 76,000 files and 909 MB, which without a limit took 117 (`make bench`).
+const memory = 80 << 20
+
+// BoundMemory keeps this process small beside what it serves. Who sets GOMEMLIMIT decides otherwise.
+func BoundMemory() {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memory)
+	}
 }
 
 // serve runs agents one after the other: each with the settings in force, until the context ends.

@@ -49,6 +49,7 @@ func runFetch(ctx context.Context, args []string, stdout io.Writer) error {
 			return err
 		}
 	}
+	agent.BoundMemory()
 	c, err := config.Load(path, config.ForAgent)
 	if err != nil {
 		return err

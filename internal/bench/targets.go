@@ -6,7 +6,7 @@ import "fmt"
 type target struct {
 	key, what string
 	want      string
-	got       func(*row) (got string, holds bool)
+	got       func(*row) (got string, holds bool) // "": not measured
 }
 
 // atLeast is a ratio to a peer.
@@ -14,7 +14,7 @@ func atLeast(key, what, peer string, times float64) target {
 	return target{key, what, ratio(times) + " faster than " + peer, func(r *row) (string, bool) {
 		x := r.times(peer)
 		if x == 0 {
-			return "not measured", true
+			return "", false // the peer did not take part
 		}
 		return ratio(x), x >= times
 	}}
@@ -68,6 +68,9 @@ func (r *report) held() [][]string {
 			continue
 		}
 		got, holds := t.got(row)
+		if got == "" {
+			continue
+		}
 		verdict := "holds"
 		if !holds {
 			verdict = "missed"
