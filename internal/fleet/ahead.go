@@ -33,7 +33,9 @@ func (n *Node) goal() Commitment {
 	switch {
 	case a.Epoch <= d.Epoch:
 		return d
-	case !n.haveHead || n.lost || weak == "M15":
+	case weak == "M15" && n.state.Flipped.Epoch == a.Epoch:
+		return a
+	case !n.haveHead || n.lost:
 		if n.state.Flipped.Epoch == a.Epoch {
 			return a
 		}

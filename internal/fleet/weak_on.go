@@ -18,7 +18,7 @@ func mergeEarly(early, late []Member) []Member {
 	var out []Member
 	for _, m := range early {
 		if l, ok := now[m.Instance]; ok {
-			m.Vote, m.Beat, m.Incarnation, m.Active, m.Failed = l.Vote, l.Beat, l.Incarnation, l.Active, l.Failed
+			m.Vote, m.Beat, m.Incarnation, m.Active, m.Failed, m.Ran = l.Vote, l.Beat, l.Incarnation, l.Active, l.Failed, l.Ran
 		}
 		out = append(out, m)
 	}

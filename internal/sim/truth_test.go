@@ -323,6 +323,9 @@ func (t *truth) settled() string {
 		if b.gone || !b.up {
 			continue
 		}
+		if t.w.spoilt[h.CommittedRelease] && b.active == h.CommittedRelease {
+			continue // its check fails for ever; there was nothing good to go back to
+		}
 		if phase, ready := b.phase(); h.CommittedEpoch > 0 && (b.active != h.CommittedRelease || phase != fleet.Serve || !ready) {
 			return b.id + " is not in service on " + string(h.CommittedRelease)
 		}
