@@ -1,4 +1,4 @@
-// Package instance says which machine this is, and whether it is about to go.
+// Package instance says which machine this is, whether it is about to go, and tells its Auto Scaling Group when it serves.
 //
 // Only version 2 of EC2's metadata service (IMDSv2, with a token) is spoken, never the first one, and no
 // proxy is used. Every function asks for at most a second in all, because most machines that have no such
@@ -10,12 +10,15 @@
 // silent. So on EC2 an outage of the metadata service must not make the hostname the id: machines of
 // the Nitro generation also find it in their firmware's tables, which need no network. Elsewhere, an id
 // comes from the settings or is the hostname.
+//
+// # Lifecycle
+//
+// [Look] reads what the group wants of the machine, and whether there is a spot notice. One that goes, and one in a warm
+// pool, is no member of a fleet. [Launch] keeps a new machine out of service, by heartbeats of its launch hook, until it serves.
 package instance
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -23,7 +26,6 @@ import (
 	"os"
 	"regexp"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -105,46 +107,6 @@ func tagged(file string) string {
 		return id
 	}
 	return ""
-}
-
-// Going says whether this machine is about to be terminated, stopped or hibernated, and why: its Auto
-// Scaling Group wants it terminated, or there is a spot notice. A machine that merely restarts its agent
-// is not going, nor is one without a metadata service, but there the error says that nobody answered.
-//
-// One of the two is enough to be going, even when asking for the other failed.
-func Going(ctx context.Context, imdsEndpoint string) (going bool, reason string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	m := newMetadata(imdsEndpoint)
-	var state, notice string
-	var stateErr, noticeErr error
-	var wg sync.WaitGroup // both at once: one that hangs must not use up the other's time
-	wg.Go(func() { state, stateErr = m.get(ctx, "autoscaling/target-lifecycle-state") })
-	wg.Go(func() { notice, noticeErr = m.get(ctx, "spot/instance-action") })
-	wg.Wait()
-	if state == "Terminated" || state == "Warmed:Terminated" {
-		return true, "auto scaling: target state " + state, nil
-	}
-	if notice != "" {
-		return true, spotReason(notice), nil
-	}
-	if err := cmp.Or(stateErr, noticeErr); err != nil {
-		return false, "", fmt.Errorf("ask whether the instance is going: %w", err)
-	}
-	return false, "", nil
-}
-
-// spotReason reads a notice like {"action": "terminate", "time": "2026-11-20T20:17:00Z"}. Whatever it
-// says, that it is there means the machine goes.
-func spotReason(notice string) string {
-	var n struct {
-		Action string `json:"action"`
-		Time   string `json:"time"`
-	}
-	if err := json.Unmarshal([]byte(notice), &n); err != nil || n.Action == "" {
-		return "spot notice"
-	}
-	return strings.TrimSpace(fmt.Sprintf("spot notice: %s %s", n.Action, n.Time))
 }
 
 // metadata is the metadata service.

@@ -147,9 +147,9 @@ func TestSilentServiceCostsOneSecond(t *testing.T) {
 		t.Errorf("got %+v, %v after %v", got, err, took)
 	}
 	began = time.Now()
-	going, _, err := Going(t.Context(), silent(t))
-	if took := time.Since(began); going || err == nil || took > 3*patience {
-		t.Errorf("got %t, %v after %v; want an error", going, err, took)
+	l, err := Look(t.Context(), silent(t))
+	if took := time.Since(began); l != (Lifecycle{}) || err == nil || took > 3*patience {
+		t.Errorf("got %+v, %v after %v; want an error", l, err, took)
 	}
 }
 
@@ -158,40 +158,6 @@ func TestCancellationEndsTheSearch(t *testing.T) {
 	cancel()
 	if got, err := Identify(ctx, "", newService(t, onEC2).URL); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %+v, %v; want context.Canceled", got, err)
-	}
-}
-
-func TestGoingIsTerminationOrASpotNotice(t *testing.T) {
-	for _, c := range []struct {
-		name   string
-		values map[string]string
-		reason string // empty: stays
-		fails  bool
-	}{
-		{"neither", nil, "", false},
-		{"in service", map[string]string{"autoscaling/target-lifecycle-state": "InService"}, "", false},
-		{"standby", map[string]string{"autoscaling/target-lifecycle-state": "Standby"}, "", false},
-		{"scale-in", map[string]string{"autoscaling/target-lifecycle-state": "Terminated"}, "auto scaling: target state Terminated", false},
-		{"scale-in of a warm pool", map[string]string{"autoscaling/target-lifecycle-state": "Warmed:Terminated"}, "auto scaling: target state Warmed:Terminated", false},
-		{
-			"spot",
-			map[string]string{"spot/instance-action": `{"action": "terminate", "time": "2026-11-20T20:17:00Z"}`},
-			"spot notice: terminate 2026-11-20T20:17:00Z", false,
-		},
-		{"unreadable spot notice", map[string]string{"spot/instance-action": "soon"}, "spot notice", false},
-		{"spot while the state is unknown", map[string]string{"autoscaling/target-lifecycle-state": "!", "spot/instance-action": "{}"}, "spot notice", false},
-		{"out of order", map[string]string{"autoscaling/target-lifecycle-state": "!", "spot/instance-action": "!"}, "", true},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			s := newService(t, c.values)
-			going, reason, err := Going(t.Context(), s.URL)
-			if going != (c.reason != "") || reason != c.reason || (err != nil) != c.fails {
-				t.Errorf("got %t, %q, %v", going, reason, err)
-			}
-			if n := s.refused.Load(); n > 0 {
-				t.Errorf("%d requests without a token", n)
-			}
-		})
 	}
 }
 
