@@ -52,7 +52,9 @@ type Parts struct {
 	Service  Service
 	Schedule Schedule // nil: gocron's
 	Notifier Notifier // nil: nobody is told of outcomes
-	Once     bool     // leave and end when nothing is left to do
+	// Lifecycle says what becomes of the machine, as instance.Look does. Nil: it stays.
+	Lifecycle func(context.Context) (instance.Lifecycle, error)
+	Once      bool // leave and end when nothing is left to do
 	// Verdict is a file that is there while Healthy is what the load balancer is told: it outlives the agent, and a web server
 	// goes by it while no agent answers. Empty: none.
 	Verdict string
@@ -107,7 +109,8 @@ type Agent struct {
 	spare     spare
 	scrub     scrubs
 	room      room
-	pending   bool // settings were changed and wait for a quiet moment
+	away      instance.Lifecycle // why the machine is to be no member any more
+	pending   bool               // settings were changed and wait for a quiet moment
 	reloadErr string
 
 	mu   sync.Mutex // guards view
@@ -194,7 +197,7 @@ func (a *Agent) post(f func()) {
 }
 
 // Run is the agent's life. It returns nil after the context's end and a clean leave, or when Once is done; ErrReload when
-// settings changed; ErrOnce when a single pass did not come to the end in time, or was told to end. Nothing of it runs on
+// settings changed; [ErrAway] when the machine is about to go, or goes into a warm pool; ErrOnce when a single pass did not come to the end in time, or was told to end. Nothing of it runs on
 // when it has returned.
 func (a *Agent) Run(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -215,6 +218,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 func (a *Agent) loop(ctx context.Context, t *triggers) error {
 	deadline := a.p.Clock.Boot() + a.p.Config.PrepareTimeout
 	for ctx.Err() == nil {
+		if a.away.Away() {
+			return a.goAway()
+		}
 		a.node.Progress(cmp.Or(a.job.said(), a.machine.coldness()))
 		want, sleep := a.node.Step(ctx)
 		if ctx.Err() != nil {

@@ -54,6 +54,9 @@ func (s *succession) run(ctx context.Context, c *config.Config, live func(c *con
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
+		if errors.Is(err, ErrAway) {
+			continue // the next life begins when the machine is to serve again
+		}
 		n, ended := s.next.Swap(nil), errors.Is(err, ErrReload)
 		switch {
 		case ended && n != nil:

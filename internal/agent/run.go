@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 
 	"s3pulldeploy/internal/account"
 	"s3pulldeploy/internal/config"
@@ -127,6 +128,7 @@ func serve(ctx context.Context, c *config.Config, reload <-chan os.Signal, log *
 	down := &teardown{}
 	defer func() { err = errors.Join(err, down.run()) }()
 	s := &succession{log: log}
+	var launched atomic.Bool
 	if !once {
 		stop, err := statusServer(SocketPath(c.Site), s.current.Load)
 		if err != nil {
@@ -136,12 +138,13 @@ func serve(ctx context.Context, c *config.Config, reload <-chan os.Signal, log *
 		down.add("stop watching settings", watch(ctx, c.Path, reload, log, s.changed))
 	}
 	return s.run(ctx, c, func(c *config.Config, refused error) error {
-		return life(ctx, c, log, once, func(a *Agent) { s.born(a, refused) })
+		return life(ctx, c, log, once, &launched, func(a *Agent) { s.born(a, refused) })
 	})
 }
 
-// life is one agent's, from its parts to its end; born gets it before it runs.
-func life(ctx context.Context, c *config.Config, log *slog.Logger, once bool, born func(*Agent)) (err error) {
+// life is one agent's, from its parts to its end; born gets it before it runs. launched says, over all lives, that the machine's
+// launch is over.
+func life(ctx context.Context, c *config.Config, log *slog.Logger, once bool, launched *atomic.Bool, born func(*Agent)) (err error) {
 	for _, w := range c.Warnings() {
 		log.Warn("settings", "warning", w)
 	}
@@ -160,6 +163,16 @@ func life(ctx context.Context, c *config.Config, log *slog.Logger, once bool, bo
 	if err != nil {
 		return err
 	}
+	var service Service = Systemd{IMDS: c.Endpoints.IMDS, EC2: id.Source == instance.SourceEC2}
+	l := lifecycle{cfg: c, aws: aws, onEC2: onEC2(id), every: lookEvery, over: launched, log: log}
+	if err := l.await(ctx, service, once); err != nil {
+		return err
+	}
+	if !once {
+		var end func() error
+		service, end = l.launch(ctx, service)
+		down.add("end launch", end)
+	}
 	a, err := New(Parts{
 		Config: c, Disk: d, Identity: id, Version: Version, Clock: bootClock{}, Token: token, Random: random, Log: log, Once: once,
 		Verdict: verdictPath(SocketPath(c.Site)),
@@ -168,7 +181,7 @@ func life(ctx context.Context, c *config.Config, log *slog.Logger, once bool, bo
 		Notifier: notify.New(notify.Options{
 			AWS: aws, Endpoint: c.Endpoints.SNS, Success: c.Notify.SNSSuccess, Error: c.Notify.SNSError, Webhook: c.Notify.Webhook.Reveal(),
 		}),
-		Service: Systemd{IMDS: c.Endpoints.IMDS, EC2: id.Source == instance.SourceEC2},
+		Service: service, Lifecycle: l.watched(),
 	})
 	if err != nil {
 		return err

@@ -62,7 +62,8 @@ func (a *Agent) schedule(ctx context.Context) (*triggers, error) {
 	_, err1 := t.Every(t.poll, false, func() { a.post(a.node.Poll) })
 	now, err2 := t.Every(a.p.Config.PointerInterval, true, func() { a.readPointer(ctx) })
 	_, err3 := t.Every(time.Hour, false, func() { a.post(func() { a.cleanDue = true }) })
-	if err := errors.Join(err1, err2, err3); err != nil {
+	err4 := a.watchLifecycle(ctx, t)
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return nil, errors.Join(fmt.Errorf("start schedule: %w", err), t.Shutdown())
 	}
 	t.readPointer = now

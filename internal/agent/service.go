@@ -51,8 +51,8 @@ func (s Systemd) Going(ctx context.Context) bool {
 	if !s.EC2 {
 		return false
 	}
-	going, _, err := instance.Going(ctx, s.IMDS)
-	return err == nil && going
+	l, err := instance.Look(ctx, s.IMDS)
+	return err == nil && l.Going
 }
 
 func stopping(ctx context.Context) bool {
