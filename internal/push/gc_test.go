@@ -360,3 +360,65 @@ func TestNothingIsCleanedWhereNobodyCanTellWhatIsNeeded(t *testing.T) {
 		t.Errorf("with a pointer that is none: %d %s", code, said)
 	}
 }
+
+func TestWhatAPushInFlightReliesOnStaysWhenItsReleaseIsDropped(t *testing.T) {
+	r := newPackedRig(t, map[string]string{"a": "1", "big": noise(1, 9<<20)})
+	r.settings("keep_remote: 2\n")
+	first, _ := r.deploy()
+	if err := os.Remove(filepath.Join(r.dir, "big")); err != nil {
+		t.Fatal(err)
+	}
+	r.deploy()
+	r.age(aDay, "")
+	r.write("back", noise(1, 9<<20)) // which is in a pack of the first release, and of no other
+	other := plant(t, map[string]string{"x": "1"})
+	var mine string
+	r.wire.before = func(request string, _ *http.Request) bool {
+		if _, id, is := strings.Cut(request, "/shop/m/"); is && strings.HasPrefix(request, "PUT") && mine == "" {
+			mine = id // two others overtake it, in other seconds, and a clean-up follows
+			if err := waitUntil(t.Context(), time.Now().Truncate(time.Second).Add(time.Second)); err != nil {
+				t.Error(err)
+			}
+			for i := range 2 {
+				if err := os.WriteFile(filepath.Join(other, "x"), fmt.Append(nil, i), 0o644); err != nil {
+					t.Error(err)
+				}
+				if code, _, said := r.push(t.Context(), "-deploy="+other); code != exitDone {
+					t.Error(said)
+				}
+			}
+			for range 2 {
+				r.gc()
+			}
+			if !r.dropped(first.Release) {
+				t.Error("the first release was not dropped")
+			}
+		}
+		return true
+	}
+	code, _, said := r.push(t.Context(), "-deploy="+r.dir)
+	r.wire.before = nil
+	if code != exitConflict || mine == "" {
+		t.Fatalf("exit code %d: %s", code, said)
+	}
+	// It lost, but its manifest is there, and later pushes build on it.
+	whole := func() {
+		found, err := r.store.FindManifest(t.Context(), release.ID(mine))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := release.ParseManifest(found.Object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, text := range r.contents(m) {
+			if e := &m.Entries[i]; e.Kind == release.File && e.Verify(text) != nil {
+				t.Errorf("%q is not whole", e.Path)
+			}
+		}
+	}
+	whole()
+	r.age(aDay, "m/"+string(first.Release))
+	r.gc()
+	whole()
+}
