@@ -51,6 +51,7 @@ type Parts struct {
 	Log      *slog.Logger
 	Service  Service
 	Schedule Schedule // nil: gocron's
+	Metrics  *Metrics // nil: nothing is counted
 	Notifier Notifier // nil: nobody is told of outcomes
 	// Lifecycle says what becomes of the machine, as instance.Look does. Nil: it stays.
 	Lifecycle func(context.Context) (instance.Lifecycle, error)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -128,23 +129,37 @@ func serve(ctx context.Context, c *config.Config, reload <-chan os.Signal, log *
 	down := &teardown{}
 	defer func() { err = errors.Join(err, down.run()) }()
 	s := &succession{log: log}
+	metrics := NewMetrics(s.current.Load)
 	var launched atomic.Bool
 	if !once {
-		stop, err := statusServer(SocketPath(c.Site), s.current.Load)
+		stop, err := statusServer(SocketPath(c.Site), s.current.Load, metrics)
 		if err != nil {
 			return err
 		}
 		down.add("close status socket", stop)
+		if c.Listen != "" {
+			down.add("close listen", listenToo(c, s.current.Load, metrics, log))
+		}
 		down.add("stop watching settings", watch(ctx, c.Path, reload, log, s.changed))
 	}
 	return s.run(ctx, c, func(c *config.Config, refused error) error {
-		return life(ctx, c, log, once, &launched, func(a *Agent) { s.born(a, refused) })
+		return life(ctx, c, log, once, &launched, metrics, func(a *Agent) { s.born(a, refused) })
 	})
+}
+
+// listenToo serves on the address of the settings what the socket serves. That it cannot is a warning: no rollout needs it.
+func listenToo(c *config.Config, current func() *Agent, metrics http.Handler, log *slog.Logger) (stop func() error) {
+	l, err := listenTCP(c.Listen)
+	if err != nil {
+		log.Warn("listen: metrics and status are only on the unix socket", "error", err)
+		return func() error { return nil }
+	}
+	return serveHTTP(l, statusHandler(current, metrics, verdictPath(SocketPath(c.Site))))
 }
 
 // life is one agent's, from its parts to its end; born gets it before it runs. launched says, over all lives, that the machine's
 // launch is over.
-func life(ctx context.Context, c *config.Config, log *slog.Logger, once bool, launched *atomic.Bool, born func(*Agent)) (err error) {
+func life(ctx context.Context, c *config.Config, log *slog.Logger, once bool, launched *atomic.Bool, metrics *Metrics, born func(*Agent)) (err error) {
 	for _, w := range c.Warnings() {
 		log.Warn("settings", "warning", w)
 	}
@@ -178,6 +193,7 @@ func life(ctx context.Context, c *config.Config, log *slog.Logger, once bool, la
 		Verdict: verdictPath(SocketPath(c.Site)),
 		Bucket:  store.New(store.Options{Config: aws, Endpoint: c.Endpoints.S3, Bucket: c.Bucket, Prefix: c.Prefix, Site: c.Site, Logger: log}),
 		Table:   table.NewDynamo(table.Options{Config: aws, Endpoint: c.Endpoints.DynamoDB, Name: c.Table}),
+		Metrics: metrics,
 		Notifier: notify.New(notify.Options{
 			AWS: aws, Endpoint: c.Endpoints.SNS, Success: c.Notify.SNSSuccess, Error: c.Notify.SNSError, Webhook: c.Notify.Webhook.Reveal(),
 		}),

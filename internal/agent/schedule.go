@@ -89,7 +89,8 @@ type pointerReader struct {
 	bucket Bucket
 	etag   string // of text, which the node took
 	text   []byte
-	seen   bool // the bucket has answered
+	seen   bool      // the bucket has answered
+	read   time.Time // when it last did
 	err    string
 }
 
@@ -123,6 +124,9 @@ func (a *Agent) readPointer(ctx context.Context) {
 // does when the table knows its sequence with other contents.
 func (a *Agent) offer(r store.Read, err error, had int64) {
 	p := &a.pointer
+	if err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrNotModified) {
+		p.read = a.p.Clock.Now()
+	}
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		err, p.seen = nil, true

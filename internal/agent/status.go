@@ -26,6 +26,8 @@ type Status struct {
 	Site, Scope, Version string
 	// Scrub is the last look at every byte of the releases on this disk.
 	Scrub Scrub
+	// PointerRead and TableAnswered are when S3 and the table last answered; zero: they have not.
+	PointerRead, TableAnswered time.Time
 	// Line is one line for people: what is going on, or what is wrong.
 	Line string
 	// Healthy is what the load balancer is told: false when the instance knows of a commit that it is not on, is unfit, or
@@ -50,7 +52,12 @@ func (a *Agent) look() Status {
 		v.Problems["settings"] = a.reloadErr
 	}
 	v.Ready = v.Ready && !a.firstPending(v)
+	var answered time.Time
+	if v.HaveHead || v.Waiting {
+		answered = a.p.Clock.Now().Add(-v.Silent)
+	}
 	return Status{
+		PointerRead: a.pointer.read, TableAnswered: answered,
 		View: v, Site: a.p.Config.Site, Scope: a.p.Config.Scope(), Version: a.p.Version, Scrub: a.scrub.last,
 		Line: line(v, a.job), Healthy: healthy(v),
 	}
@@ -159,19 +166,32 @@ func verdictPath(socket string) string { return strings.TrimSuffix(socket, ".soc
 
 // statusServer serves [statusHandler] on a unix socket. Whoever may reach the directory may ask, as the web server does for
 // the load balancer.
-func statusServer(path string, current func() *Agent) (stop func() error, err error) {
+func statusServer(path string, current func() *Agent, metrics http.Handler) (stop func() error, err error) {
 	l, err := listen(path)
 	if err != nil {
 		return nil, fmt.Errorf("status socket: %w", err)
 	}
-	server := &http.Server{Handler: statusHandler(current, verdictPath(path)), ReadHeaderTimeout: 5 * time.Second}
+	return serveHTTP(l, statusHandler(current, metrics, verdictPath(path))), nil
+}
+
+// listenTCP opens the address of the setting `listen`; without a host it is this machine's only.
+func listenTCP(address string) (net.Listener, error) {
+	if strings.HasPrefix(address, ":") {
+		address = "127.0.0.1" + address
+	}
+	return net.Listen("tcp", address)
+}
+
+// serveHTTP serves until stop is called, which waits for the end of it.
+func serveHTTP(l net.Listener, h http.Handler) (stop func() error) {
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = server.Serve(l) }()
 	return func() error {
 		err := server.Close()
 		<-done
 		return err
-	}, nil
+	}
 }
 
 // listen takes a socket's place where a killed agent left it, and leaves a living one's alone.
@@ -196,14 +216,15 @@ func listen(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// statusHandler answers /status (JSON) and /health (200 or 503, and the status line) for whichever agent current returns.
+// statusHandler answers /status (JSON), /health (200 or 503, and the status line) and /metrics for whichever agent current returns.
 // While there is none yet, the verdict's file says what the last one said.
-func statusHandler(current func() *Agent, verdict string) http.Handler {
+func statusHandler(current func() *Agent, metrics http.Handler, verdict string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(statusOf(current(), verdict))
 	})
+	mux.Handle("GET /metrics", metrics)
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
 		s := statusOf(current(), verdict)
 		if !s.Healthy {

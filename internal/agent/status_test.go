@@ -77,7 +77,7 @@ func TestHealth(t *testing.T) {
 	} {
 		a := &Agent{view: Status{View: c.view, Line: "the line", Healthy: healthy(c.view)}}
 		w := httptest.NewRecorder()
-		statusHandler(func() *Agent { return a }, "").ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/health", nil))
+		statusHandler(func() *Agent { return a }, http.NotFoundHandler(), "").ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/health", nil))
 		if w.Code != c.want || w.Body.String() != "the line\n" {
 			t.Errorf("%s: %d %q, want %d", c.name, w.Code, w.Body, c.want)
 		}
@@ -86,7 +86,7 @@ func TestHealth(t *testing.T) {
 
 func TestStatusIsTheAgentsReport(t *testing.T) {
 	a := &Agent{view: Status{Site: "promo", Line: "serving", View: fleet.View{Flipped: fleet.Commitment{Release: r1}, Problems: map[string]string{"table": "away"}}}}
-	handler := statusHandler(func() *Agent { return a }, "")
+	handler := statusHandler(func() *Agent { return a }, http.NotFoundHandler(), "")
 	w := httptest.NewRecorder()
 	handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/status", nil))
 	var got Status
@@ -100,7 +100,7 @@ func TestStatusIsTheAgentsReport(t *testing.T) {
 		}
 	}
 	w = httptest.NewRecorder()
-	statusHandler(func() *Agent { return nil }, "").ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/health", nil))
+	statusHandler(func() *Agent { return nil }, http.NotFoundHandler(), "").ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/health", nil))
 	if w.Code != http.StatusServiceUnavailable || w.Body.String() != "starting\n" {
 		t.Errorf("before the first agent: %d %q", w.Code, w.Body)
 	}
@@ -112,7 +112,7 @@ func TestStatusSocket(t *testing.T) {
 		t.Errorf("without an agent: %v", err)
 	}
 	a := &Agent{view: Status{Site: "promo", Line: "serving"}}
-	stop, err := statusServer(path, func() *Agent { return a })
+	stop, err := statusServer(path, func() *Agent { return a }, http.NotFoundHandler())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +126,7 @@ func TestStatusSocket(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o666 {
 		t.Errorf("%v, %v: the web server may not ask", info.Mode(), err)
 	}
-	if _, err := statusServer(path, func() *Agent { return nil }); !errors.Is(err, disk.ErrLocked) {
+	if _, err := statusServer(path, func() *Agent { return nil }, http.NotFoundHandler()); !errors.Is(err, disk.ErrLocked) {
 		t.Errorf("a second agent of the site: %v", err)
 	}
 	ask("after a second one was refused")
@@ -149,7 +149,7 @@ func TestSocketOfAKilledAgentIsReplaced(t *testing.T) {
 	if _, err := askStatus(t.Context(), path); !errors.Is(err, errNotRunning) {
 		t.Errorf("asking it: %v", err)
 	}
-	stop, err := statusServer(path, func() *Agent { return &Agent{} })
+	stop, err := statusServer(path, func() *Agent { return &Agent{} }, http.NotFoundHandler())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestSocketThatCannotBeMadeSaysWhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("RUNTIME_DIRECTORY", dir+":/second")
-	_, err := statusServer(SocketPath("promo"), func() *Agent { return nil })
+	_, err := statusServer(SocketPath("promo"), func() *Agent { return nil }, http.NotFoundHandler())
 	if err == nil || !strings.HasPrefix(err.Error(), "status socket: mkdir "+dir) {
 		t.Errorf("got %v", err)
 	}
@@ -220,7 +220,7 @@ func TestVerdictOutlivesTheAgent(t *testing.T) {
 	exists := func() bool { _, err := os.Stat(verdict); return err == nil }
 	starting := func() int {
 		w := httptest.NewRecorder()
-		statusHandler(func() *Agent { return nil }, verdict).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/health", nil))
+		statusHandler(func() *Agent { return nil }, http.NotFoundHandler(), verdict).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/health", nil))
 		return w.Code
 	}
 	if verdict != strings.TrimSuffix(path, ".sock")+".healthy" || starting() != http.StatusServiceUnavailable {

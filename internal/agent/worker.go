@@ -79,23 +79,25 @@ func (a *Agent) pursue(ctx context.Context, want fleet.Want) {
 
 // perform does a want's work in the worker and returns what the loop is to tell the node.
 func (a *Agent) perform(ctx context.Context, j *job, keep keepList) func() {
-	m, want := a.machine, j.want
+	m, want, began := a.machine, j.want, time.Now()
+	count := func(err error) { a.p.Metrics.step(want, began, err) }
 	switch want.Task {
 	case fleet.Inspect:
 		digest, err := m.inspect(ctx, want.Note)
-		return func() { a.node.Inspected(want, digest, err) }
+		return func() { count(err); a.node.Inspected(want, digest, err) }
 	case fleet.Stage:
 		err := m.stage(ctx, want, j.say)
-		return func() { a.node.Staged(want, err, isMachine(err)) }
+		return func() { count(err); a.node.Staged(want, err, isMachine(err)) }
 	case fleet.Flip:
 		at, err := m.flip(ctx, want, a.p.Clock)
 		if err != nil && ctx.Err() != nil {
 			return nil // given up in time
 		}
-		return func() { a.node.FlipDone(want, at, err) }
+		return func() { count(err); a.node.FlipDone(want, at, err) }
 	case fleet.Settle:
 		err := m.settle(ctx, want)
 		return func() {
+			count(err)
 			fresh := a.view.Settled != want.Epoch // else only its health was looked at again, in a wave
 			a.node.SettledDone(want, err)
 			a.cleanDue = a.cleanDue || err == nil && fresh
@@ -105,7 +107,7 @@ func (a *Agent) perform(ctx context.Context, j *job, keep keepList) func() {
 		}
 	case fleet.Once:
 		err := m.once(ctx, want)
-		return func() { a.node.OnceDone(want, err) }
+		return func() { count(err); a.node.OnceDone(want, err) }
 	}
 	if j.room {
 		again := m.makeRoom(ctx, j.say)

@@ -278,7 +278,6 @@ func (c *Config) Warnings() []string {
 		text string
 	}{
 		{len(c.Restart) > 0, "restart: not built yet, no unit is restarted"},
-		{c.Listen != "", "listen: not built yet, only the unix socket is served"},
 	} {
 		if w.set {
 			out = append(out, w.text)

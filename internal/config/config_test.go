@@ -154,12 +154,10 @@ rollout: {waves: ["1", "cron:50%"], bake: 1m, approve: true}
 opcache: {url: http://localhost/x}
 hooks: {fleet_once: migrate}
 restart: [a.service]
-listen: 127.0.0.1:9180
 `)
 	got := strings.Join(c.Warnings(), "\n")
 	for _, key := range []string{
 		"restart",
-		"listen",
 	} {
 		if !strings.Contains(got, key+": ") {
 			t.Errorf("no warning for %s in:\n%s", key, got)

@@ -55,7 +55,7 @@ func TestErrorsNameFileLinePathRuleValueAndHint(t *testing.T) {
 		"rollout: {max_excluded: 110%}":       `:4: rollout.max_excluded: must be at most 100%, not "110%"`,
 		"rollout: {max_excluded: many}":       `:4: rollout.max_excluded: must be a count such as "3" or a percentage such as "10%", not "many"`,
 		"rollout: {waves: [0]}":               `:4: rollout.waves[0]: must be a share above zero such as "1", "25%" or "cron:100%", not "0"`,
-		"listen: 9180":                        ":4: listen: must be host:port, not \"9180\" (such as `127.0.0.1:9180`; without a host it listens everywhere)",
+		"listen: 9180":                        ":4: listen: must be host:port, not \"9180\" (such as `127.0.0.1:9180`; without a host only this machine is served, `0.0.0.0:9180` is everybody)",
 		"notify: {sns_error: x}":              `:4: notify.sns_error: must be the ARN of an SNS topic, not "x"`,
 		"writable: [var]":                     ": web_user: is required with writable (the user that PHP runs as, such as www-data)",
 		"web_user: w\nwritable: [/var]":       `:5: writable[0]: must be a clean path inside the release: must not be absolute, not "/var"`,

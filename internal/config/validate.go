@@ -310,7 +310,7 @@ func (v validator) listen(listen string) {
 	}
 	_, port, err := net.SplitHostPort(listen)
 	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || n == 0 {
-		v.add("listen", "must be host:port", listen, "such as `127.0.0.1:9180`; without a host it listens everywhere")
+		v.add("listen", "must be host:port", listen, "such as `127.0.0.1:9180`; without a host only this machine is served, `0.0.0.0:9180` is everybody")
 	}
 }
 

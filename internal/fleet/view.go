@@ -1,6 +1,8 @@
 package fleet
 
 import (
+	"time"
+
 	"s3pulldeploy/internal/release"
 )
 
@@ -22,6 +24,8 @@ type View struct {
 	// about to: it is in service, holds the release, and neither the flip nor the check after it has failed.
 	Behind, Pending bool
 	Target          Commitment
+	// Silent is how long the table has not answered; before its first answer, since the start.
+	Silent time.Duration
 }
 
 // View returns a copy of what the node knows.
@@ -37,6 +41,7 @@ func (n *Node) View() View {
 	silent := n.o.Clock.Boot() - max(n.answered, n.started)
 	known := n.goal()
 	onDisk := known.Epoch > 0 && n.state.Flipped == known
+	v.Silent = silent
 	v.Isolated = silent >= isolatedAfter && onDisk && !n.duplicate
 	v.Ready = n.inService || v.Isolated
 	v.Waiting = n.inService && n.Empty()
