@@ -81,7 +81,7 @@ func (s *session) admit(ctx context.Context, warnings []string) (*site, view, er
 		return nil, view{}, err
 	}
 	v.doubt(s.console)
-	for _, w := range slices.Concat(s.cfg.Warnings(), warnings) {
+	for _, w := range warnings {
 		s.warn("%s", w)
 	}
 	if err := v.usable(s.force); err != nil {

@@ -91,13 +91,14 @@ type watcher struct {
 	epoch   int64
 	state   fleet.EpochState
 	ready   string
-	told    map[string]bool // votes of no, by instance and epoch
+	told    map[string]bool          // votes of no, by instance and epoch
+	printed map[string]*fleet.Output // by those hooks that failed, by instance; nil: none
 	trouble string
 }
 
 // follow waits until the rollout ends, the timeout, or the end of ctx, and fills in the result.
 func (w *watcher) follow(ctx context.Context, timeout time.Duration, r *Result) {
-	w.told = map[string]bool{}
+	w.told, w.printed = map[string]bool{}, map[string]*fleet.Output{}
 	waiting, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	w.say("waiting for the fleet")
@@ -156,10 +157,46 @@ func (w *watcher) readHead(ctx context.Context) error {
 
 func (w *watcher) readMembers(ctx context.Context) error {
 	rows, err := w.ledger.Members(ctx)
-	if err == nil {
-		w.members = rows
+	if err != nil {
+		return err
 	}
-	return err
+	w.members = rows
+	for _, m := range rows {
+		if _, known := w.printed[m.Instance]; known || !w.failing(m) || len(w.printed) == outputsShown {
+			continue
+		}
+		w.printed[m.Instance] = nil
+		if o, err := w.ledger.Output(ctx, m.Instance); err == nil && o != nil && o.Release == w.seen.head.Release { // else the reason must do
+			w.printed[m.Instance] = o
+		}
+	}
+	return nil
+}
+
+// outputsShown is of how many instances the output of failed hooks is shown: they nearly always fail alike.
+const outputsShown = 3
+
+// failing says that an instance voted no, or that it is not well after the flip.
+func (w *watcher) failing(m fleet.Member) bool {
+	h := w.seen.head
+	return h.Sequence == w.sequence && (m.Vote.Epoch == h.Epoch && !m.Vote.Yes || m.Failed == h.Epoch && h.Epoch > 0)
+}
+
+// sayNo says why an instance fails, with the end of what its hook printed where that is why.
+func (w *watcher) sayNo(m fleet.Member, what string) {
+	key := fmt.Sprintf("%s %d %s", m.Instance, w.seen.head.Epoch, what)
+	if w.told[key] {
+		return
+	}
+	w.told[key] = true
+	w.say("%s %s: %s", m.Instance, what, cmp.Or(m.Error, "no reason given"))
+	o := w.printed[m.Instance]
+	if o == nil || !strings.Contains(m.Error, "hook "+o.Hook) {
+		return
+	}
+	for line := range strings.Lines(strings.TrimSpace(o.Text)) {
+		w.say("  | %s", printable(strings.TrimRight(line, "\r\n")))
+	}
 }
 
 // tell says what changed since the last look. An error is no end: the fleet goes on without us.
@@ -217,9 +254,11 @@ func (w *watcher) tellVotes(h fleet.Head) {
 		if m.Active.Epoch == h.Epoch {
 			live++
 		}
-		if key := fmt.Sprintf("%s %d", m.Instance, h.Epoch); voted && !m.Vote.Yes && !w.told[key] {
-			w.told[key] = true
-			w.say("%s says no: %s", m.Instance, cmp.Or(m.Error, "no reason given"))
+		switch {
+		case voted && !m.Vote.Yes:
+			w.sayNo(m, "says no")
+		case w.failing(m):
+			w.sayNo(m, "is not well")
 		}
 	}
 	if h.State == fleet.Prepare && h.Waits == "" && len(w.members) > 0 {
