@@ -82,6 +82,9 @@ type Service interface {
 	// Reload has units reload their configuration, or restarts those that cannot, and waits for the end of it. Patterns such as
 	// php*-fpm.service are allowed; that none is running is an error.
 	Reload(ctx context.Context, units []string) error
+	// Restart restarts those of the units that are running, all at once, and waits for the end of it. Patterns are allowed; that none
+	// is running is no error.
+	Restart(ctx context.Context, units []string) error
 	// Going says whether the machine itself is about to go.
 	Going(ctx context.Context) bool
 }

@@ -20,9 +20,12 @@ import (
 // service records what a service manager is told.
 type service struct {
 	reloaded []string
-	active   func() release.ID
-	every    time.Duration
-	going    bool
+	// restarted are the units of each Restart, whose error is stuck.
+	restarted []string
+	stuck     error
+	active    func() release.ID
+	every     time.Duration
+	going     bool
 
 	mu    sync.Mutex
 	ready []release.ID // what was active at each Ready
@@ -68,6 +71,13 @@ func (s *service) WatchdogEvery() time.Duration {
 func (s *service) Reload(_ context.Context, units []string) error {
 	s.reloaded = append(s.reloaded, units...)
 	return nil
+}
+
+func (s *service) Restart(_ context.Context, units []string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.restarted = append(s.restarted, units...)
+	return s.stuck
 }
 
 func (s *service) Going(context.Context) bool { return s.going }

@@ -64,6 +64,7 @@ type machine struct {
 	past      *past
 	manifests manifests
 	noteOf    func(ctx context.Context, sequence int64) (*fleet.Note, error)
+	putOutput func(ctx context.Context, o fleet.Output, now time.Time) error
 	// previous is what was live before the last flip of this process, for the hooks.
 	previous release.ID
 	// prepareEnds is when the time ends that the hooks of the release being prepared share.
@@ -84,7 +85,7 @@ func newMachine(p Parts, log *slog.Logger, ledger *fleet.Ledger) *machine {
 	c := p.Config
 	log = log.With("component", "machine")
 	return &machine{
-		cfg: c, bucket: p.Bucket, disk: p.Disk, log: log, past: recall(p.Disk, log), noteOf: ledger.Note,
+		cfg: c, bucket: p.Bucket, disk: p.Disk, log: log, past: recall(p.Disk, log), noteOf: ledger.Note, putOutput: ledger.PutOutput,
 		service: p.Service, turn: ledger.Turn("opcache", p.Identity.ID, p.Clock),
 		manifests: manifests{c.StateDir, log},
 		opcache: php.New(php.Options{
@@ -351,9 +352,21 @@ func (m *machine) hookFor(ctx context.Context, limit time.Duration, name, comman
 	if user == "" {
 		user = m.cfg.WebUser
 	}
-	_, err := hook.Run(ctx, hook.Spec{
+	r, err := hook.Run(ctx, hook.Spec{
 		Name: name, Command: command, Dir: dir, User: user, Env: env.Vars(),
-		Timeout: limit, Logger: m.log,
+		Timeout: limit, Idle: m.cfg.Hooks.IdleTimeout, Logger: m.log,
 	})
+	if err != nil && ctx.Err() == nil && r.Tail != "" {
+		m.keepOutput(ctx, fleet.Output{Instance: m.env.Instance, Hook: name, Release: w.Commit.Release, Text: r.Tail})
+	}
 	return err
+}
+
+// keepOutput has the end of what a failed hook printed at hand for push, best effort: all of it is in the log.
+func (m *machine) keepOutput(ctx context.Context, o fleet.Output) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if err := m.putOutput(ctx, o, time.Now()); err != nil {
+		m.log.Warn("push will not show what the hook printed", "hook", o.Hook, "error", err)
+	}
 }

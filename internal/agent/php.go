@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -174,6 +175,11 @@ func fpmUnits(restart []string) (units []string) {
 		}
 	}
 	return units
+}
+
+// otherUnits are those that are not: php-fpm must not be restarted under load, and needs it only for opcache.preload.
+func otherUnits(restart []string) []string {
+	return slices.DeleteFunc(slices.Clone(restart), func(unit string) bool { return strings.Contains(unit, "fpm") })
 }
 
 // askSite asks PHP over the path that visitors take, where that is known and the site has the page for it. Only that it is stale

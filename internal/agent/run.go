@@ -160,9 +160,6 @@ func listenToo(c *config.Config, current func() *Agent, metrics http.Handler, lo
 // life is one agent's, from its parts to its end; born gets it before it runs. launched says, over all lives, that the machine's
 // launch is over.
 func life(ctx context.Context, c *config.Config, log *slog.Logger, once bool, launched *atomic.Bool, metrics *Metrics, born func(*Agent)) (err error) {
-	for _, w := range c.Warnings() {
-		log.Warn("settings", "warning", w)
-	}
 	down := &teardown{}
 	defer func() { err = errors.Join(err, down.run()) }()
 	aws, err := account.Load(ctx, account.Options{Region: c.Region, Profile: c.Profile, OwnEndpoints: c.Endpoints.S3 != "", IMDS: c.Endpoints.IMDS})

@@ -72,40 +72,63 @@ func stopping(ctx context.Context) bool {
 // reloadTime bounds the reload of all units: php-fpm waits for running requests as long as process_control_timeout.
 const reloadTime = time.Minute
 
+// restartTime bounds the restart of all units: systemd kills what does not stop after 90 seconds.
+const restartTime = 3 * time.Minute
+
 // Reload is as [Service] says, over D-Bus. The agent's user must be allowed to (root is).
-func (Systemd) Reload(ctx context.Context, units []string) error {
+func (s Systemd) Reload(ctx context.Context, units []string) error {
 	ctx, cancel := context.WithTimeout(ctx, reloadTime)
 	defer cancel()
-	c, err := dbus.NewSystemdConnectionContext(ctx)
-	if err != nil {
-		return fmt.Errorf("reach systemd: %w", err)
-	}
-	defer c.Close()
-	found, err := c.ListUnitsByPatternsContext(ctx, []string{"active"}, units)
-	if err != nil {
-		return fmt.Errorf("list units %q: %w", units, err)
-	}
-	if len(found) == 0 {
+	found, err := s.each(ctx, units, func(c *dbus.Conn, unit string, done chan<- string) (int, error) {
+		return c.ReloadOrTryRestartUnitContext(ctx, unit, "replace", done)
+	})
+	if err == nil && found == 0 {
 		return fmt.Errorf("no unit of %q is running", units)
-	}
-	for _, u := range found {
-		err = errors.Join(err, reload(ctx, c, u.Name))
 	}
 	return err
 }
 
-func reload(ctx context.Context, c *dbus.Conn, unit string) error {
-	done := make(chan string, 1)
-	if _, err := c.ReloadOrTryRestartUnitContext(ctx, unit, "replace", done); err != nil {
-		return fmt.Errorf("reload %s: %w", unit, err)
+// Restart is as [Service] says, over D-Bus.
+func (s Systemd) Restart(ctx context.Context, units []string) error {
+	ctx, cancel := context.WithTimeout(ctx, restartTime)
+	defer cancel()
+	_, err := s.each(ctx, units, func(c *dbus.Conn, unit string, done chan<- string) (int, error) {
+		return c.TryRestartUnitContext(ctx, unit, "replace", done)
+	})
+	return err
+}
+
+// each begins a job for every running unit of some patterns, and waits for all of them. It returns how many there are.
+func (Systemd) each(ctx context.Context, units []string, begin func(*dbus.Conn, string, chan<- string) (int, error)) (int, error) {
+	c, err := dbus.NewSystemdConnectionContext(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("reach systemd: %w", err)
 	}
-	select {
-	case result := <-done:
-		if result != "done" {
-			return fmt.Errorf("reload %s: %s", unit, result)
+	defer c.Close()
+	found, err := c.ListUnitsByPatternsContext(ctx, []string{"active"}, units)
+	if err != nil {
+		return 0, fmt.Errorf("list units %q: %w", units, err)
+	}
+	jobs := make([]chan string, len(found))
+	var errs []error
+	for i, u := range found { // all at once: a worker may take a minute to end its job
+		jobs[i] = make(chan string, 1)
+		if _, err := begin(c, u.Name, jobs[i]); err != nil {
+			errs, jobs[i] = append(errs, fmt.Errorf("%s: %w", u.Name, err)), nil
 		}
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("reload %s: %w", unit, ctx.Err())
 	}
+	for i, u := range found {
+		if jobs[i] == nil {
+			continue
+		}
+		select {
+		case result := <-jobs[i]:
+			if result != "done" && result != "skipped" {
+				errs = append(errs, fmt.Errorf("%s: %s", u.Name, result))
+			}
+		case <-ctx.Done():
+			errs = append(errs, fmt.Errorf("%s: %w", u.Name, ctx.Err()))
+		}
+	}
+	return len(found), errors.Join(errs...)
 }

@@ -20,6 +20,7 @@ type after struct {
 	epoch  int64
 	reset  map[string]bool // pools by their routes
 	reload bool            // php-fpm, for opcache.preload
+	units  bool            // of the setting restart
 	hook   bool
 }
 
@@ -40,6 +41,12 @@ func (m *machine) settleOnce(ctx context.Context, w fleet.Want) error {
 	}
 	if err := m.switchPHP(ctx, w.Commit.Release); err != nil {
 		return err
+	}
+	if units := otherUnits(m.cfg.Restart); !m.after.units && len(units) > 0 {
+		if err := m.service.Restart(ctx, units); err != nil {
+			return fmt.Errorf("restart: %w", err)
+		}
+		m.after.units = true
 	}
 	if !m.after.hook {
 		if err := m.hook(ctx, "after_flip", m.cfg.Hooks.AfterFlip, filepath.Join(m.cfg.Root, string(w.Commit.Release)), w); err != nil {

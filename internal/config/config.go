@@ -148,6 +148,7 @@ type Hooks struct {
 	User        string        `yaml:"user"`
 	Timeout     time.Duration `yaml:"timeout"`
 	OnceTimeout time.Duration `yaml:"once_timeout"`
+	IdleTimeout time.Duration `yaml:"idle_timeout"` // without any output, of each hook; 0: none
 }
 
 // Notify is who is told of an outcome.
@@ -267,21 +268,4 @@ func (o Opcache) Effective() string {
 		return Off
 	}
 	return o.Mode
-}
-
-// Warnings are settings that this version accepts without having the function, each with what happens instead. Settings
-// whose silence would be dangerous, such as keys to verify, are refused as errors.
-func (c *Config) Warnings() []string {
-	var out []string
-	for _, w := range []struct {
-		set  bool
-		text string
-	}{
-		{len(c.Restart) > 0, "restart: not built yet, no unit is restarted"},
-	} {
-		if w.set {
-			out = append(out, w.text)
-		}
-	}
-	return out
 }

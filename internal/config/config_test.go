@@ -41,8 +41,8 @@ func TestMinimalFileGetsEveryDefault(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v", got)
 	}
-	if got.Scope() != "my-bucket/promo" || len(got.Warnings()) != 0 || got.Opcache.Effective() != Off {
-		t.Errorf("scope %q, warnings %q, opcache %q", got.Scope(), got.Warnings(), got.Opcache.Effective())
+	if got.Scope() != "my-bucket/promo" || got.Opcache.Effective() != Off {
+		t.Errorf("scope %q, opcache %q", got.Scope(), got.Opcache.Effective())
 	}
 }
 
@@ -145,26 +145,6 @@ func TestLoadOfAMissingFileSaysWhatToDo(t *testing.T) {
 	}
 	if _, err := Load(t.TempDir(), ForPush); err == nil || !strings.Contains(err.Error(), "is a directory") {
 		t.Errorf("a directory: %v", err)
-	}
-}
-
-func TestWhatIsNotBuiltYetIsWarnedOfOrRefused(t *testing.T) {
-	c := mustParse(t, minimal+`
-rollout: {waves: ["1", "cron:50%"], bake: 1m, approve: true}
-opcache: {url: http://localhost/x}
-hooks: {fleet_once: migrate}
-restart: [a.service]
-`)
-	got := strings.Join(c.Warnings(), "\n")
-	for _, key := range []string{
-		"restart",
-	} {
-		if !strings.Contains(got, key+": ") {
-			t.Errorf("no warning for %s in:\n%s", key, got)
-		}
-	}
-	if c.Opcache.Effective() != Warm {
-		t.Errorf("opcache runs as %q", c.Opcache.Effective())
 	}
 }
 

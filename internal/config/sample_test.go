@@ -27,9 +27,6 @@ func TestSampleIsTheDefaults(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the sample differs from the defaults:\n got %+v\nwant %+v", got, want)
 	}
-	if w := got.Warnings(); len(w) > 0 {
-		t.Errorf("the sample warns: %q", w)
-	}
 }
 
 func TestSampleHasEveryKeyInTheSchemasOrder(t *testing.T) {

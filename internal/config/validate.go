@@ -197,6 +197,7 @@ func (v validator) checks(c *Config) {
 	within(v, "health_check.attempts", h.Attempts, 1, 100)
 	v.form("hooks.user", c.Hooks.User, userForm, "must be a user")
 	within(v, "hooks.timeout", c.Hooks.Timeout, time.Second, 6*time.Hour)
+	within(v, "hooks.idle_timeout", c.Hooks.IdleTimeout, 0, 24*time.Hour)
 	within(v, "hooks.once_timeout", c.Hooks.OnceTimeout, time.Second, 24*time.Hour)
 }
 

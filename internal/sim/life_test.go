@@ -154,6 +154,7 @@ func (l *life) WatchdogEvery() time.Duration {
 }
 
 // Reload implements agent.Service.
+func (*life) Restart(context.Context, []string) error  { return nil }
 func (l *life) Reload(context.Context, []string) error { return nil }
 
 // Going implements agent.Service.
