@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"s3pulldeploy/internal/fleet"
@@ -28,7 +29,7 @@ func (u units) dollars() float64 { return (u.reads*0.125 + u.writes*0.625) / 1e6
 type meter struct {
 	*table.Memory
 	mu       sync.Mutex
-	hidden   bool // sweeps see nothing: a fleet is being set up
+	hidden   atomic.Bool // sweeps see nothing: a fleet is being set up
 	began    time.Time
 	total    units
 	requests int
@@ -103,7 +104,7 @@ func (m *meter) Get(ctx context.Context, k fleet.Key, consistent bool) (fleet.It
 
 // Query implements fleet.Table.
 func (m *meter) Query(ctx context.Context, p, prefix string, consistent bool) ([]fleet.Item, error) {
-	if m.hidden {
+	if m.hidden.Load() {
 		return nil, nil
 	}
 	items, err := m.Memory.Query(ctx, p, prefix, consistent)

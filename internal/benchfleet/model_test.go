@@ -81,7 +81,7 @@ func assemble(ctx context.Context, n int, poll, stage time.Duration) *crowd {
 	_, err = l.Done(ctx, h, true, "")
 	must(err)
 	c.pointer = text
-	c.table.hidden = true
+	c.table.hidden.Store(true)
 	for i := range n {
 		b := &being{c: c, id: fmt.Sprintf("i-%017d", i), rng: rand.New(rand.NewPCG(7, uint64(i))), events: make(chan func(), 64)}
 		done := fleet.Commitment{Epoch: 1, Sequence: note.Sequence, Release: "r1", Digest: note.Digest}
@@ -95,7 +95,7 @@ func assemble(ctx context.Context, n int, poll, stage time.Duration) *crowd {
 		c.wg.Go(func() { b.live(ctx, time.Duration(b.rng.Int64N(int64(time.Minute)))) })
 	}
 	time.Sleep(90 * time.Second) // all have begun, in their own time, and beaten once
-	c.table.hidden = false
+	c.table.hidden.Store(false)
 	time.Sleep(90 * time.Second)
 	return c
 }
