@@ -61,6 +61,7 @@ func init() { // a verb's code mentions other verbs: as a plain variable this wo
 		"retry":     {"", "try a release again that was aborted or held", "", (*session).retry},
 		"gc":        {"", "remove from the bucket what no release needs, but for the newest keep_remote and those in use", "dry-run", (*session).gc},
 		verbKeygen:  {"NAME", "make a pair of keys for signed releases: NAME.key to sign with, and what verifies it", "", (*session).keygen},
+		"policy":    {"instance|ci|developer", "print the least IAM policy for these settings, as JSON", "", (*session).policy},
 		verbInit:    {"", "create what is missing of bucket and table; change nothing that exists", "", (*session).initialise},
 		"show":      {"", "print the settings in force, secrets masked", "", (*session).show},
 		verbVersion: {"", "print the version", "", (*session).version},
@@ -180,7 +181,7 @@ func (o options) check(set *flag.FlagSet) error {
 // usage prints what push can do.
 func usage(w io.Writer) {
 	fmt.Fprint(w, "push moves a site's fleet to a release. One verb a call:\n\n")
-	for _, name := range []string{verbDeploy, verbRollback, "status", "releases", "manifest", "approve", "abort", "retry", "freeze", "unfreeze", "forget", "gc", verbInit, verbKeygen, "show", verbVersion} {
+	for _, name := range []string{verbDeploy, verbRollback, "status", "releases", "manifest", "approve", "abort", "retry", "freeze", "unfreeze", "forget", "gc", verbInit, "policy", verbKeygen, "show", verbVersion} {
 		v := verbs[name]
 		value := v.value
 		if v.needsValue() {
