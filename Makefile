@@ -6,6 +6,7 @@ GOFUMPT     := v0.12.0
 STATICCHECK := v0.8.2
 NFPM        := v2.43.0
 RCLONE      := v1.71.0
+GOVULNCHECK := v1.1.4
 DYNAMODB    := 11.1.0
 DYNAMODB_SHA256 := 03b10fa245d9953106150b9f0a4fa53ef20b1a3586f3af314c355d3d20763148
 
@@ -32,8 +33,11 @@ PACKAGE_VERSION = $(or $(TAG),$(UNTAGGED))
 PACKAGE_ARCHS  ?= amd64 arm64
 DIST           ?= dist
 
+# How long each fuzz target runs.
+FUZZTIME ?= 5s
+
 .DELETE_ON_ERROR:
-.PHONY: help tools machine build package test test-system simulate failpoints lint demo bench bench-quick bench-tools bench-switch bench-fleet clean
+.PHONY: help tools machine build package release reproducible fuzz vulncheck test test-system simulate failpoints lint demo bench bench-quick bench-tools bench-switch bench-fleet clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +49,29 @@ machine: # the Debian packages, or a list of what is missing; checks Go
 
 build: ## dist/agent and dist/push
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o dist/ ./cmd/...
+
+release: package ## what is published: packages, SBOM and SHA256SUMS in dist
+	go run ./internal/sbom $(PACKAGE_VERSION) $(DIST)/agent $(DIST)/push > $(DIST)/sbom.cdx.json
+	cd $(DIST) && find . -type f ! -name SHA256SUMS | LC_ALL=C sort | xargs sha256sum > SHA256SUMS
+
+reproducible: ## the committed state, built twice from nothing in two directories, gives the same bytes; some minutes
+	@[ -z "$$(git status --porcelain)" ] || { echo "reproducible: commit first: what is not committed is in one build only"; exit 1; }
+	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
+	for n in one another/place; do \
+		mkdir -p "$$tmp/$$n"; git clone -q . "$$tmp/$$n/src"; \
+		(cd "$$tmp/$$n/src" && CGO_ENABLED=0 go build -a -trimpath -ldflags '$(LDFLAGS)' -o "$$tmp/$$n/" ./cmd/...); \
+	done; \
+	for command in agent push; do cmp "$$tmp/one/$$command" "$$tmp/another/place/$$command"; sha256sum < "$$tmp/one/$$command" | sed "s/-/$$command/"; done
+
+fuzz: ## every fuzz target for FUZZTIME; what it finds goes into testdata/fuzz
+	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' internal | xargs -n 1 dirname | sort -u); do \
+		for target in $$(grep -ho --include='*_test.go' -r '^func Fuzz[A-Za-z0-9_]*' $$dir | sed 's/func //' | sort); do \
+			echo "$$dir $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$dir; \
+		done; \
+	done
+
+vulncheck: $(TOOLS)/govulncheck-$(GOVULNCHECK) ## known vulnerabilities, where the database can be reached
+	@$(TOOLS)/bin/govulncheck ./... || { code=$$?; [ $$code != 3 ] || exit 3; echo "vulncheck: the database could not be asked"; }
 
 package: $(TOOLS)/nfpm-$(NFPM) ## .deb and .rpm for PACKAGE_ARCHS, in dist
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(DIST)/ ./cmd/...
@@ -106,6 +133,10 @@ bench-fleet: tools ## fleets of 3 to 10,000: rollout, spread, requests and cost;
 
 clean: ## remove what was built; .tools stays
 	rm -rf dist
+
+$(TOOLS)/govulncheck-$(GOVULNCHECK):
+	$(INSTALL) golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK)
+	@touch $@
 
 $(TOOLS)/rclone-$(RCLONE):
 	$(INSTALL) github.com/rclone/rclone@$(RCLONE)

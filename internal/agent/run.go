@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"runtime"
 	"runtime/debug"
 	"sync/atomic"
 
@@ -20,6 +19,7 @@ import (
 	"s3pulldeploy/internal/notify"
 	"s3pulldeploy/internal/store"
 	"s3pulldeploy/internal/table"
+	"s3pulldeploy/internal/version"
 )
 
 // Exit codes of the agent command, a part of push's.
@@ -62,7 +62,7 @@ func Main(ctx context.Context, args []string, reload <-chan os.Signal, stdout, s
 		return exitUsage
 	}
 	if f.version {
-		fmt.Fprintln(stdout, "agent", Version, runtime.Version())
+		io.WriteString(stdout, version.This(Version).Text("agent"))
 		return exitDone
 	}
 	c, err := config.Load(f.config, config.ForAgent)

@@ -27,7 +27,7 @@ const module = "s3pulldeploy/"
 // leaves are what agent and push are wired from.
 var leaves = []string{
 	"internal/account", "internal/config", "internal/disk", "internal/failpoint", "internal/fleet", "internal/hook",
-	"internal/instance", "internal/notify", "internal/php", "internal/release", "internal/store", "internal/table",
+	"internal/instance", "internal/notify", "internal/php", "internal/release", "internal/store", "internal/table", "internal/version",
 }
 
 // layers says which of our packages a package may import, and why no others.
@@ -54,6 +54,8 @@ var layers = map[string]struct {
 	"internal/store":     {[]string{"internal/release"}, "the bucket is spoken to in terms of releases; it knows no local directory and no fleet"},
 	"internal/table":     {[]string{"internal/fleet"}, "the adapter implements the interface that fleet defines, and nothing depends on the adapter"},
 
+	"internal/version": {nil, "what a binary is made of is known to the toolchain, not to us"},
+
 	"internal/table/tabletest": {[]string{"internal/fleet"}, "the conformance suite tests the interface, so that every table can run it"},
 
 	"internal/arch":          {nil, "the rules are about all packages and belong to none"},
@@ -62,6 +64,7 @@ var layers = map[string]struct {
 	"internal/benchfleet":    {nil, "fleets are measured by tests, and shipped code must not lean on them"},
 	"internal/sim":           {nil, "the simulation is made of tests, and shipped code must not lean on it"},
 	"internal/benchswitch":   {[]string{"internal/php", "internal/testenv/parts"}, "the bench measures the built commands from outside; it only asks opcache what it holds"},
+	"internal/sbom":          {[]string{"internal/version"}, "the list of materials is of binaries, whatever they do"},
 	"internal/demo":          {[]string{"internal/testenv/parts"}, "the demo shows the built commands as a user runs them, from outside"},
 	"internal/bench":         {[]string{"internal/account", "internal/agent", "internal/config", "internal/disk", "internal/store", "internal/testenv/parts"}, "the bench runs the built push and the agent's own steps, and otherwise looks from outside"},
 	"internal/testenv":       {[]string{"internal/testenv/parts"}, "the parts of tests must be usable from every package's tests"},

@@ -42,14 +42,12 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"io"
-	"runtime"
-	"runtime/debug"
 	"time"
 
 	"s3pulldeploy/internal/config"
 	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/version"
 )
 
 // Version is set by the linker.
@@ -154,38 +152,12 @@ type session struct {
 }
 
 func (s *session) version(context.Context) error {
-	goVersion, revision := built()
+	b := version.This(Version)
 	if s.json {
-		return s.object(struct {
-			Version  string `json:"version"`
-			Go       string `json:"go"`
-			Revision string `json:"revision"` // of the source; empty where the build did not know it
-		}{Version, goVersion, revision})
+		return s.object(b)
 	}
-	line := fmt.Sprintf("push %s %s", Version, goVersion)
-	if revision != "" {
-		line += " revision " + revision
-	}
-	_, err := fmt.Fprintln(s.stdout, line)
+	_, err := io.WriteString(s.stdout, b.Text("push"))
 	return err
-}
-
-// built is what the toolchain noted of this build: its version, and the revision of the source, with "+changes" where
-// that was edited.
-func built() (goVersion, revision string) {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return runtime.Version(), ""
-	}
-	set := map[string]string{}
-	for _, s := range info.Settings {
-		set[s.Key] = s.Value
-	}
-	revision = set["vcs.revision"]
-	if set["vcs.modified"] == "true" {
-		revision += "+changes"
-	}
-	return info.GoVersion, revision
 }
 
 // show prints the settings in force; secrets are masked.
