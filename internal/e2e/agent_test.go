@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -203,6 +204,15 @@ func (a *agent) view() view {
 
 // get asks the status socket, and decodes the answer into out unless that is nil.
 func (a *agent) get(path string, out any) (code int, err error) {
+	code, text, err := a.ask(path)
+	if err == nil && out != nil {
+		err = json.Unmarshal([]byte(text), out)
+	}
+	return code, err
+}
+
+// ask asks the status socket.
+func (a *agent) ask(path string) (code int, text string, err error) {
 	client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -211,13 +221,11 @@ func (a *agent) get(path string, out any) (code int, err error) {
 	}}
 	resp, err := client.Get("http://agent" + path)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	defer resp.Body.Close()
-	if out != nil {
-		err = json.NewDecoder(resp.Body).Decode(out)
-	}
-	return resp.StatusCode, err
+	body, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(body), err
 }
 
 // systemd is the service manager's end of sd_notify.

@@ -1,0 +1,338 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"s3pulldeploy/internal/testenv/parts"
+)
+
+// access is one request as IAM sees it.
+type access struct {
+	action, resource string
+	values           map[string]string // condition keys that are there
+}
+
+func (a access) String() string {
+	return fmt.Sprintf("%s on %s with %v", a.action, a.resource, a.values)
+}
+
+// recorder is a server's front that notes what is asked of it.
+type recorder struct {
+	*httptest.Server
+	site *site
+
+	mu   sync.Mutex
+	seen map[string]access
+	puts []http.Header // of objects
+}
+
+// record puts a recorder before S3 or, with table, before DynamoDB.
+func (s *site) record(address string, table bool) *recorder {
+	s.t.Helper()
+	target, err := url.Parse(address)
+	check(s.t, err)
+	r := &recorder{site: s, seen: map[string]access{}}
+	proxy := &httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) {
+		p.Out.URL.Scheme, p.Out.URL.Host, p.Out.Host = target.Scheme, target.Host, p.In.Host
+	}, ModifyResponse: func(resp *http.Response) error {
+		if in := resp.Request; !table && resp.StatusCode == http.StatusNotFound && strings.Count(in.URL.Path, "/") > 1 && in.Method != http.MethodPut {
+			r.note(access{"s3:ListBucket", "arn:aws:s3:::" + s.bucket, nil}) // else it would have been denied
+		}
+		return nil
+	}}
+	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, in *http.Request) {
+		if table {
+			r.table(in)
+		} else {
+			r.bucket(in)
+		}
+		proxy.ServeHTTP(w, in)
+	}))
+	s.t.Cleanup(r.Close)
+	return r
+}
+
+func (r *recorder) note(a access) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.seen[a.String()] = a
+}
+
+// bucketActions are the actions for requests about a bucket's settings, by the query that asks for them.
+var bucketActions = map[string][2]string{ // GET, PUT
+	"publicAccessBlock": {"s3:GetBucketPublicAccessBlock", "s3:PutBucketPublicAccessBlock"},
+	"encryption":        {"s3:GetEncryptionConfiguration", "s3:PutEncryptionConfiguration"},
+	"versioning":        {"s3:GetBucketVersioning", "s3:PutBucketVersioning"},
+	"lifecycle":         {"s3:GetLifecycleConfiguration", "s3:PutLifecycleConfiguration"},
+}
+
+// bucket notes a request to S3, by the table "Actions, resources, and condition keys for Amazon S3".
+func (r *recorder) bucket(in *http.Request) {
+	bucket, key, _ := strings.Cut(strings.TrimPrefix(in.URL.Path, "/"), "/")
+	query := in.URL.Query()
+	a := access{resource: "arn:aws:s3:::" + bucket, values: map[string]string{}}
+	if key != "" {
+		a.resource += "/" + key
+	}
+	write := 0
+	if in.Method == http.MethodPut {
+		write = 1
+	}
+	for name, actions := range bucketActions {
+		if query.Has(name) {
+			a.action = actions[write]
+		}
+	}
+	switch {
+	case a.action != "":
+	case key == "" && in.Method == http.MethodPut:
+		a.action = "s3:CreateBucket"
+	case key == "" && in.Method == http.MethodPost && query.Has("delete"):
+		body, _ := io.ReadAll(in.Body)
+		in.Body = io.NopCloser(bytes.NewReader(body))
+		for _, part := range strings.Split(string(body), "<Key>")[1:] {
+			name, _, _ := strings.Cut(part, "</Key>")
+			r.note(access{"s3:DeleteObject", a.resource + "/" + name, nil})
+		}
+		return
+	case key == "":
+		a.action = "s3:ListBucket"
+		if query.Has("prefix") {
+			a.values["s3:prefix"] = query.Get("prefix")
+		}
+	case in.Method == http.MethodPut:
+		a.action = "s3:PutObject"
+		for header, name := range map[string]string{"If-None-Match": "s3:if-none-match", "If-Match": "s3:if-match"} {
+			if v := in.Header.Get(header); v != "" {
+				a.values[name] = v
+			}
+		}
+		r.mu.Lock()
+		r.puts = append(r.puts, in.Header.Clone())
+		r.mu.Unlock()
+	case in.Method == http.MethodDelete:
+		a.action = "s3:DeleteObject"
+	case in.Method == http.MethodGet || in.Method == http.MethodHead:
+		a.action = "s3:GetObject"
+	default:
+		a.action = in.Method + " " + in.URL.String()
+	}
+	r.note(a)
+}
+
+// table notes a request to DynamoDB, with the partition that it is about.
+func (r *recorder) table(in *http.Request) {
+	body, _ := io.ReadAll(in.Body)
+	in.Body = io.NopCloser(bytes.NewReader(body))
+	_, action, _ := strings.Cut(in.Header.Get("X-Amz-Target"), ".")
+	type value struct{ S string }
+	var q struct {
+		TableName                 string
+		Key                       map[string]value
+		KeyConditionExpression    string
+		ExpressionAttributeNames  map[string]string
+		ExpressionAttributeValues map[string]value
+	}
+	_ = json.Unmarshal(body, &q)
+	a := access{action: "dynamodb:" + action, resource: "arn:aws:dynamodb:" + parts.Region + ":123456789012:table/" + q.TableName, values: map[string]string{}}
+	if pk, ok := q.Key["pk"]; ok {
+		a.values["dynamodb:LeadingKeys"] = pk.S
+	}
+	if first, _, _ := strings.Cut(q.KeyConditionExpression, " AND "); first != "" {
+		name, val, _ := strings.Cut(first, " = ")
+		if q.ExpressionAttributeNames[name] == "pk" {
+			a.values["dynamodb:LeadingKeys"] = q.ExpressionAttributeValues[val].S
+		}
+	}
+	r.note(a)
+}
+
+// iamPolicy is what push -policy prints.
+type iamPolicy struct {
+	Statement []struct {
+		Sid, Effect      string
+		Action, Resource []string
+		Condition        map[string]map[string][]string
+	}
+}
+
+// like matches as StringLike and resources do: a star for any text, a question mark for one character.
+func like(pattern, text string) bool {
+	pattern = strings.NewReplacer("[", `\[`, "/", "\x01").Replace(pattern) // path.Match's star stops at a slash
+	ok, err := path.Match(pattern, strings.ReplaceAll(text, "/", "\x01"))
+	return ok && err == nil
+}
+
+// judge says whether the policy allows an access, and by which statement and action.
+func (p iamPolicy) judge(a access) (by string, ok bool) {
+	any := func(list []string, text string) bool {
+		return slices.ContainsFunc(list, func(pattern string) bool { return like(pattern, text) })
+	}
+statements:
+	for _, st := range p.Statement {
+		if !slices.Contains(st.Action, a.action) || !any(st.Resource, a.resource) {
+			continue
+		}
+		for operator, keys := range st.Condition {
+			for key, list := range keys {
+				have, there := a.values[key]
+				switch operator {
+				case "Null":
+					ok = there == (list[0] == "false")
+				case "StringLikeIfExists":
+					ok = !there || any(list, have)
+				case "ForAllValues:StringLike", "StringLike":
+					ok = there && any(list, have)
+				default:
+					ok = false
+				}
+				if !ok {
+					continue statements
+				}
+			}
+		}
+		return st.Sid + " " + a.action, true
+	}
+	return "", false
+}
+
+// mayBeIdle are what a short run on these servers has no use for.
+var mayBeIdle = map[string]string{
+	"CleanUp s3:DeleteObject":                    "what was dropped stays for a day",
+	"InitBucket s3:PutBucketPublicAccessBlock":   "versitygw does not know it",
+	"InitBucket s3:PutEncryptionConfiguration":   "versitygw does not know it",
+	"InitBucket s3:PutLifecycleConfiguration":    "versitygw does not know it",
+	"InitTable dynamodb:CreateTable":             "all scenarios share one table",
+	"InitTable dynamodb:UpdateTimeToLive":        "all scenarios share one table",
+	"InitTable dynamodb:UpdateContinuousBackups": "all scenarios share one table",
+	"UseKey kms:GenerateDataKey":                 "S3 asks for it",
+	"UseKey kms:Decrypt":                         "S3 asks for it",
+}
+
+// policies lets instances, CI and a developer do all that they do, and compares it with push -policy: every request is allowed,
+// every action that is allowed was needed. With a KMS key every object that is written asks for it.
+func policies(t *testing.T, w *world) {
+	s := newSite(t, w)
+	const key = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+	type role struct{ s3, table *recorder }
+	as := map[string]role{}
+	for _, name := range []string{"instance", "ci", "developer"} {
+		as[name] = role{s.record(w.s3.Endpoint, false), s.record(w.dynamodb, true)}
+	}
+	use := func(name, bucket string) {
+		text := s.settings(as[name].s3.URL, as[name].table.URL) + "keep_remote: 2\nkms_key_id: " + key + "\n"
+		s.write("push.yml", strings.Replace(text, "bucket: "+s.bucket, "bucket: "+bucket, 1))
+	}
+	must := func(args ...string) {
+		t.Helper()
+		if r := s.push(args...); r.code != 0 {
+			t.Fatalf("push %v: %s", args, r)
+		}
+	}
+	s.s3, s.table = as["instance"].s3.URL, as["instance"].table.URL
+	use("ci", s.bucket)
+	policy := map[string]iamPolicy{}
+	for name := range as {
+		r := s.push("-policy=" + name)
+		var p iamPolicy
+		if err := json.Unmarshal([]byte(r.stdout), &p); err != nil || r.code != 0 {
+			t.Fatalf("push -policy=%s: %v: %s", name, err, r)
+		}
+		policy[name] = p
+	}
+	must("-status")
+	fleet := []*agent{s.startAgent("i-0"), s.startAgent("i-1")} // before the first push: there is no pointer
+	s.awaitPhase(joinTime, "serve", fleet...)
+	s.live(2, files("one"))
+	s.live(2, files("two"))
+	fleet = append(fleet, s.startAgent("late"))
+	s.awaitPhase(joinTime, "serve", fleet...)
+	s.live(3, files("three"), "-layout=plain")
+	s.live(3, files("four"))
+	must("-rollback", "-timeout=60s")
+	s.live(3, files("five"))
+	for _, verb := range []string{"-status", "-releases", "-manifest", "-gc", "-freeze=sale", "-unfreeze"} {
+		must(verb)
+	}
+	once := s.newAgent("once")
+	once.configure()
+	if r := s.call(w.agent, "-config="+once.config, "-once"); r.code != 0 {
+		t.Fatalf("agent -once: %s", r)
+	}
+	use("developer", s.bucket)
+	must("-init")
+	fleet[2].Kill()
+	must("-forget=late", "-force")
+	s.live(2, files("six"))
+	use("developer", s.bucket+"-new")
+	must("-init")
+
+	for name, r := range as {
+		t.Run(name, func(t *testing.T) {
+			used := map[string]bool{}
+			for _, rec := range []*recorder{r.s3, r.table} {
+				for _, a := range rec.seen {
+					a.resource = strings.Replace(a.resource, s.bucket+"-new", s.bucket, 1)
+					for k, v := range a.values {
+						a.values[k] = strings.Replace(v, s.bucket+"-new", s.bucket, 1)
+					}
+					by, ok := policy[name].judge(a)
+					if !ok {
+						t.Errorf("%s is not allowed", a)
+					}
+					used[by] = true
+				}
+			}
+			for _, st := range policy[name].Statement {
+				for _, action := range st.Action {
+					if _, idle := mayBeIdle[st.Sid+" "+action]; !idle && !used[st.Sid+" "+action] {
+						t.Errorf("%s of %s was allowed and not needed", action, st.Sid)
+					}
+				}
+			}
+		})
+	}
+	for _, h := range slices.Concat(as["ci"].s3.puts, as["developer"].s3.puts) {
+		if h.Get("X-Amz-Server-Side-Encryption") != "aws:kms" || h.Get("X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id") != key {
+			t.Errorf("an object is written without the key: %v", h)
+		}
+	}
+	if n := len(as["instance"].s3.puts); n > 0 {
+		t.Errorf("instances wrote %d objects (I20)", n)
+	}
+	// What must not be, whatever a run needs.
+	site, members := "arn:aws:s3:::"+s.bucket+"/"+s.name+"/", s.bucket+"/"+s.name+"#m03"
+	table := "arn:aws:dynamodb:" + parts.Region + ":123456789012:table/s3-pull-deploy"
+	for _, c := range []struct {
+		role string
+		access
+	}{
+		{"instance", access{"s3:PutObject", site + "latest-deploy", map[string]string{"s3:if-none-match": "*"}}},
+		{"instance", access{"s3:GetObject", "arn:aws:s3:::" + s.bucket + "/" + s.name + "-staging/latest-deploy", nil}},
+		{"instance", access{"dynamodb:UpdateItem", table, map[string]string{"dynamodb:LeadingKeys": s.bucket + "/other"}}},
+		{"instance", access{"dynamodb:DeleteItem", table, map[string]string{"dynamodb:LeadingKeys": s.bucket + "/" + s.name}}},
+		{"ci", access{"s3:PutObject", site + "p/1", nil}},
+		{"ci", access{"s3:PutObject", site + "p/1", map[string]string{"s3:if-match": "x"}}},
+		{"ci", access{"s3:DeleteObject", site + "latest-deploy", nil}},
+		{"ci", access{"s3:CreateBucket", "arn:aws:s3:::" + s.bucket, nil}},
+		{"ci", access{"dynamodb:UpdateItem", table, map[string]string{"dynamodb:LeadingKeys": members}}},
+		{"developer", access{"dynamodb:UpdateItem", table, map[string]string{"dynamodb:LeadingKeys": members}}},
+		{"developer", access{"s3:DeleteBucket", "arn:aws:s3:::" + s.bucket, nil}},
+	} {
+		if by, ok := policy[c.role].judge(c.access); ok {
+			t.Errorf("%s: %s is allowed by %s", c.role, c.access, by)
+		}
+	}
+}
