@@ -159,7 +159,7 @@ func (p *policy) instance() {
 		p.allow("Notify", []string{"sns:Publish"}, topics)
 	}
 	if p.cfg.LifecycleHook != "" { // of whichever group the instance is in: its name is a tag, not a setting
-		p.allow("CompleteLaunch", []string{"autoscaling:CompleteLifecycleAction"}, []string{p.aws + ":autoscaling:*:*:autoScalingGroup:*"})
+		p.allow("CompleteLaunch", []string{"autoscaling:CompleteLifecycleAction", "autoscaling:RecordLifecycleActionHeartbeat"}, []string{p.aws + ":autoscaling:*:*:autoScalingGroup:*"})
 	}
 }
 
