@@ -22,7 +22,8 @@
 //
 // The index is durable before the name: a crash in between leaves an index without a directory, which
 // says nothing, and the staging directory, which the next Stage continues. The other order would leave
-// a directory that is ours and looks foreign.
+// a directory that is ours and looks foreign. Where both directories are on one filesystem the index is written before the
+// sync, which then makes it durable as well; a crash before that may leave it torn, which is as good as none.
 //
 // A directory is ours when an index names its inode and birth time. Where something is in the way of a publication, the
 // new tree first takes the name under which the old one shall end (.foreign-… or, when it is ours,
@@ -123,6 +124,8 @@ type Disk struct {
 	distrusted atomic.Bool
 	believed   sync.Map // of release.ID: hashed since
 
+	together bool // root and state directory are one filesystem
+
 	shares bool // releases may share inodes: not when the user that hooks and PHP run as owns them
 
 	// The two calls that make things durable, and the one that shares inodes, replaced by tests.
@@ -169,6 +172,8 @@ func (d *Disk) start() (err error) {
 	if d.path, err = filepath.EvalSymlinks(d.opt.Root); err != nil {
 		return blame(err)
 	}
+	var root, state unix.Stat_t
+	d.together = unix.Fstat(int(d.rootDir.Fd()), &root) == nil && unix.Fstat(int(d.stateDir.Fd()), &state) == nil && root.Dev == state.Dev
 	if err := d.checkMounts(); err != nil {
 		return err
 	}

@@ -222,16 +222,16 @@ func (d *Disk) verified(id release.ID) (*index, error) {
 	if d.checkID(id) != nil {
 		return nil, nil
 	}
-	ix, err := d.readIndex(id)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
 	there, err := d.identify(string(id))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // the crash between index and name
+		return nil, nil // whatever the index says, or a crash left of it
+	}
+	ix, unread := d.readIndex(id)
+	if errors.Is(unread, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if unread != nil {
+		return nil, unread
 	}
 	if errors.Is(err, syscall.ENOTDIR) {
 		return nil, fmt.Errorf("%q: not a directory: %w", d.Path(id), ErrDamaged)

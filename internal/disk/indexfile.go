@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 
 	"s3pulldeploy/internal/release"
 )
@@ -29,7 +30,10 @@ const indexFormat = 2
 
 func indexFile(id release.ID) string { return string(id) + ".index" }
 
-func (d *Disk) writeIndex(ix *index) error {
+// writeIndex keeps an index, durably.
+func (d *Disk) writeIndex(ix *index) error { return d.putIndex(ix, d.fsync) }
+
+func (d *Disk) putIndex(ix *index, sync func(*os.File) error) error {
 	ix.Format, ix.Entries = indexFormat, len(ix.entries)
 	head, err := json.Marshal(ix.header)
 	if err != nil {
@@ -59,7 +63,7 @@ func (d *Disk) writeIndex(ix *index) error {
 		data = append(data, e.path[shared:]...)
 		prev = *e
 	}
-	return d.replaceState(indexFile(ix.Release), data)
+	return d.putState(indexFile(ix.Release), data, sync)
 }
 
 func (d *Disk) readIndex(id release.ID) (*index, error) {

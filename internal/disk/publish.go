@@ -190,6 +190,10 @@ func (s *Stage) publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	early, err := s.indexEarly(ix)
+	if err != nil {
+		return err
+	}
 	if err := failpoint.Hit("A9"); err != nil {
 		return s.lost(err)
 	}
@@ -202,8 +206,10 @@ func (s *Stage) publish(ctx context.Context) error {
 	if err := failpoint.Hit("A10"); err != nil {
 		return err
 	}
-	if err := s.d.writeIndex(ix); err != nil {
-		return err
+	if !early {
+		if err := s.d.writeIndex(ix); err != nil {
+			return err
+		}
 	}
 	if err := failpoint.Hit("A11"); err != nil {
 		return err
@@ -216,6 +222,18 @@ func (s *Stage) publish(ctx context.Context) error {
 		return errors.Join(err, s.d.state.Remove(indexFile(s.id)))
 	}
 	return nil
+}
+
+// indexEarly writes the index where the one sync that the tree needs makes it durable too, which spares two. Not while the release has
+// an index: until another tree has its name, that is the truth about it.
+func (s *Stage) indexEarly(ix *index) (bool, error) {
+	if !s.d.together {
+		return false, nil
+	}
+	if _, err := s.d.state.Lstat(indexFile(s.id)); !errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return true, s.d.putIndex(ix, func(*os.File) error { return nil })
 }
 
 // install gives the staged tree its name, changing places with what is there.

@@ -53,10 +53,14 @@ func (d *Disk) Load(name string, v any) (bool, error) {
 
 func (d *Disk) statePath(file string) string { return filepath.Join(d.opt.StateDir, file) }
 
-func (d *Disk) replaceState(file string, data []byte) error {
+// replaceState writes a file of the state directory whole, durably.
+func (d *Disk) replaceState(file string, data []byte) error { return d.putState(file, data, d.fsync) }
+
+// putState is replaceState with another way to make each of its steps durable.
+func (d *Disk) putState(file string, data []byte, sync func(*os.File) error) error {
 	d.stateMu.Lock()
 	defer d.stateMu.Unlock()
-	err := d.withReserve(func() error { return d.writeState(file, data) })
+	err := d.withReserve(func() error { return d.writeState(file, data, sync) })
 	if err != nil {
 		return fmt.Errorf("save state %q: %w", d.statePath(file), err)
 	}
@@ -67,9 +71,9 @@ func (d *Disk) replaceState(file string, data []byte) error {
 }
 
 // writeState does the durable steps; after an error the file has its old content.
-func (d *Disk) writeState(file string, data []byte) error {
+func (d *Disk) writeState(file string, data []byte, sync func(*os.File) error) error {
 	temp := tempPrefix + file
-	err := d.writeNew(temp, append(fmt.Appendf(nil, stateFormat, sha256.Sum256(data)), data...))
+	err := d.writeNew(temp, append(fmt.Appendf(nil, stateFormat, sha256.Sum256(data)), data...), sync)
 	if err == nil {
 		err = blame(d.state.Rename(temp, file))
 	}
@@ -79,18 +83,18 @@ func (d *Disk) writeState(file string, data []byte) error {
 		}
 		return err
 	}
-	return d.syncDir(d.stateDir)
+	return wrapSync(d.stateDir, sync(d.stateDir))
 }
 
-// writeNew makes a durable file of the state directory.
-func (d *Disk) writeNew(name string, data []byte) error {
+// writeNew makes a file of the state directory, and it durable.
+func (d *Disk) writeNew(name string, data []byte, sync func(*os.File) error) error {
 	f, err := d.state.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return blame(err)
 	}
 	_, err = f.Write(data)
 	if err == nil {
-		if err = d.fsync(f); err != nil {
+		if err = sync(f); err != nil {
 			err = fmt.Errorf("%w: %w", ErrSync, err)
 		}
 	}

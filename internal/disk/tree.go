@@ -130,8 +130,11 @@ func (d *Disk) rename(from, to string, flags uint) error {
 }
 
 // syncDir makes the names in a directory durable.
-func (d *Disk) syncDir(dir *os.File) error {
-	if err := d.fsync(dir); err != nil {
+func (d *Disk) syncDir(dir *os.File) error { return wrapSync(dir, d.fsync(dir)) }
+
+// wrapSync makes an error of a sync of dir.
+func wrapSync(dir *os.File, err error) error {
+	if err != nil {
 		return fmt.Errorf("sync %q: %w: %w", dir.Name(), ErrSync, blame(err))
 	}
 	return nil
