@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"s3pulldeploy/internal/config"
 	"s3pulldeploy/internal/php"
@@ -17,10 +18,10 @@ import (
 var errCheck = errors.New("check: not everything is as it must be")
 
 // check looks at this machine as the settings have it and prints a line for each thing that was looked at, and a second one with
-// the cure where there is something to mend. It changes nothing, and fails when a deploy would not work.
+// the cure where there is something to mend: permissions, paths, users, units, web server and PHP. It changes nothing, and fails when a deploy would not work.
 func check(ctx context.Context, c *config.Config, w io.Writer) error {
 	bad := false
-	for _, f := range examinePHP(ctx, c) {
+	for _, f := range slices.Concat(examineAWS(ctx, c), examineMachine(ctx, c), examinePHP(ctx, c)) {
 		bad = bad || f.Verdict == php.Fail
 		fmt.Fprintf(w, "%-4s  %s\n", f.Verdict, f.What)
 		if f.Cure != "" {

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"s3pulldeploy/internal/account"
+	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/table"
 	"s3pulldeploy/internal/testenv"
 	"s3pulldeploy/internal/testenv/parts"
 )
@@ -40,7 +43,10 @@ func TestCheckSaysALineEachAndHowToMendIt(t *testing.T) {
 			}
 			web := testenv.PHPWith(t, parts.WebOptions{Root: root, Edit: c.edit})
 			file := filepath.Join(t.TempDir(), "agent.yml")
-			text := fmt.Sprintf("site: promo\nbucket: bucket\nroot: %s\nopcache: {url: %q}\nhealth_check: {url: %q}\n", root, web.LocalURL, web.URL+"/index.php")
+			s3, dynamo, name := testenv.S3(t), testenv.DynamoDB(t), testenv.Name(t)
+			createTable(t, dynamo, name)
+			text := fmt.Sprintf("site: promo\nbucket: %s\ntable: %s\ninstance_id: web-1\nendpoints: {s3: %q, dynamodb: %q, imds: %q}\nregion: us-east-1\nroot: %s\nstate_dir: %s\n"+
+				"opcache: {url: %q}\nhealth_check: {url: %q}\n", s3.NewBucket(t), name, s3.Endpoint, dynamo, "http://127.0.0.1:1", root, t.TempDir(), web.LocalURL, web.URL+"/index.php")
 			if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 				t.Fatal(err)
 			}
@@ -55,5 +61,69 @@ func TestCheckSaysALineEachAndHowToMendIt(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// createTable creates a table in DynamoDB Local.
+func createTable(t *testing.T, endpoint, name string) {
+	t.Helper()
+	cfg, err := account.Load(t.Context(), account.Options{Region: "us-east-1", OwnEndpoints: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := table.NewDynamo(table.Options{Config: cfg, Endpoint: endpoint, Name: name}).Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// checked runs -check with settings, and returns its exit code and what it says.
+func checked(t *testing.T, settings string) (int, string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "agent.yml")
+	if err := os.WriteFile(file, []byte(settings), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	code := Main(t.Context(), []string{"-config=" + file, "-check"}, nil, &stdout, &stderr)
+	return code, stdout.String() + stderr.String()
+}
+
+func TestCheckNamesWhatIsMissingInBucketTableAndPaths(t *testing.T) {
+	s3, dynamo := testenv.S3(t), testenv.DynamoDB(t)
+	settings := fmt.Sprintf("site: promo\nbucket: %s\ntable: none-%s\ninstance_id: web-1\nendpoints: {s3: %q, dynamodb: %q, imds: \"http://127.0.0.1:1\"}\nregion: us-east-1\n"+
+		"root: %s/www\nstate_dir: /dev/null/state\nweb_user: nobody-of-this-name\nshared: {.env: /srv/nowhere/.env}\nlifecycle_hook: launch\n",
+		s3.NewBucket(t), testenv.Name(t), s3.Endpoint, dynamo, t.TempDir())
+	code, said := checked(t, settings)
+	if code != exitFailed {
+		t.Errorf("exit code %d", code)
+	}
+	for _, want := range []string{
+		"read the pointer: nothing was pushed yet", "fail  table none-", "hint: `push -init` creates it", "ok    root: ", "fail  state_dir: /dev/null",
+		"fail  web_user: ", "hint: create the user", "fail  shared: .env -> /srv/nowhere/.env: ", "warn  launch hook launch: there is no metadata service here",
+		"ok    instance: web-1 (config), zone unknown", "warn  agent: ",
+	} {
+		if !strings.Contains(said, want) {
+			t.Errorf("no %q in\n%s", want, said)
+		}
+	}
+}
+
+func TestCheckTriesWritesWithoutWriting(t *testing.T) {
+	s3, dynamo, name := testenv.S3(t), testenv.DynamoDB(t), testenv.Name(t)
+	createTable(t, dynamo, name)
+	bucket := s3.NewBucket(t)
+	settings := fmt.Sprintf("site: promo\nbucket: %s\ntable: %s\ninstance_id: web-1\nendpoints: {s3: %q, dynamodb: %q, imds: \"http://127.0.0.1:1\"}\nregion: us-east-1\nroot: %s\nstate_dir: %s\n",
+		bucket, name, s3.Endpoint, dynamo, t.TempDir(), t.TempDir())
+	code, said := checked(t, settings)
+	if code != exitDone || strings.Count(said, "ok    table "+name) != 4 {
+		t.Errorf("exit code %d:\n%s", code, said)
+	}
+	cfg, err := account.Load(t.Context(), account.Options{Region: "us-east-1", OwnEndpoints: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := fleet.NewLedger(table.NewDynamo(table.Options{Config: cfg, Endpoint: dynamo, Name: name}), bucket+"/promo", token)
+	if rows, err := l.Members(t.Context()); err != nil || len(rows) > 0 {
+		t.Errorf("the check left %v, %v", rows, err)
 	}
 }

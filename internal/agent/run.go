@@ -46,7 +46,7 @@ func Main(ctx context.Context, args []string, reload <-chan os.Signal, stdout, s
 	set.SetOutput(stderr)
 	set.StringVar(&f.config, "config", "config.yml", "the site's settings, `FILE`")
 	set.BoolVar(&f.once, "once", false, "one pass as a member: bring up what is committed or pending, leave, exit")
-	set.BoolVar(&f.check, "check", false, "look at web server and PHP as they are set up: a line each, ok or why not")
+	set.BoolVar(&f.check, "check", false, "try what a deploy needs here (AWS, paths, web server, PHP): a line each, ok or what mends it")
 	set.BoolVar(&f.show, "show", false, "print the settings in force")
 	set.BoolVar(&f.status, "status", false, "ask the running agent how it is")
 	set.BoolVar(&f.version, "version", false, "print the version")

@@ -148,6 +148,14 @@ func (l *Launch) complete(ctx context.Context) error {
 	return launchError("complete lifecycle action", err)
 }
 
+// Try sends one heartbeat. That no launch waits for this machine is fine: then it was allowed to ask.
+func (l *Launch) Try(ctx context.Context) error {
+	if err := l.heartbeat(ctx); !errors.Is(err, errNoAction) {
+		return err
+	}
+	return nil
+}
+
 // find reads, once, which machine of which group this is.
 func (l *Launch) find(ctx context.Context) error {
 	if l.group != "" {

@@ -19,6 +19,7 @@ import (
 const (
 	verbDeploy   = "deploy"
 	verbVersion  = "version"
+	verbComplete = "completion"
 	verbKeygen   = "keygen"
 	verbInit     = "init"
 	verbRollback = "rollback"
@@ -50,21 +51,23 @@ func init() { // a verb's code mentions other verbs: as a plain variable this wo
 			"[=RELEASE]", "move the fleet back: to the good release before the live one; again goes further back",
 			"message wait timeout max-excluded dry-run force", (*session).rollback,
 		},
-		"manifest":  {"[=RELEASE]", "print the list of files of a packed release as JSON; default: the pointer's", "", (*session).printManifest},
-		"status":    {"", "the fleet, the pointer, every instance; the first line says what is stuck", "", (*session).status},
-		"releases":  {"", "what is in the bucket, newest first", "", (*session).releases},
-		"abort":     {"", "hold the newest release: it does not go live, an open rollout of it ends, what has flipped goes back", "", (*session).abort},
-		"freeze":    {"REASON", "stop every rollout but rollbacks, until -unfreeze or for a time", "for", (*session).freeze},
-		"unfreeze":  {"", "lift the freeze", "", (*session).unfreeze},
-		"forget":    {"INSTANCE|silent", "drop the rows of an instance that is gone, or of all that are silent", "force", (*session).forget},
-		"approve":   {"[=RELEASE]", "let the wave that is under way pass, where rollout.approve asks for that", "", (*session).approve},
-		"retry":     {"", "try a release again that was aborted or held", "", (*session).retry},
-		"gc":        {"", "remove from the bucket what no release needs, but for the newest keep_remote and those in use", "dry-run", (*session).gc},
-		verbKeygen:  {"NAME", "make a pair of keys for signed releases: NAME.key to sign with, and what verifies it", "", (*session).keygen},
-		"policy":    {"instance|ci|developer", "print the least IAM policy for these settings, as JSON", "", (*session).policy},
-		verbInit:    {"", "create what is missing of bucket and table; change nothing that exists", "", (*session).initialise},
-		"show":      {"", "print the settings in force, secrets masked", "", (*session).show},
-		verbVersion: {"", "print the version", "", (*session).version},
+		"manifest":   {"[=RELEASE]", "print the list of files of a packed release as JSON; default: the pointer's", "", (*session).printManifest},
+		"status":     {"", "the fleet, the pointer, every instance; the first line says what is stuck", "", (*session).status},
+		"releases":   {"", "what is in the bucket, newest first", "", (*session).releases},
+		"abort":      {"", "hold the newest release: it does not go live, an open rollout of it ends, what has flipped goes back", "", (*session).abort},
+		"freeze":     {"REASON", "stop every rollout but rollbacks, until -unfreeze or for a time", "for", (*session).freeze},
+		"unfreeze":   {"", "lift the freeze", "", (*session).unfreeze},
+		"forget":     {"INSTANCE|silent", "drop the rows of an instance that is gone, or of all that are silent", "force", (*session).forget},
+		"approve":    {"[=RELEASE]", "let the wave that is under way pass, where rollout.approve asks for that", "", (*session).approve},
+		"retry":      {"", "try a release again that was aborted or held", "", (*session).retry},
+		"gc":         {"", "remove from the bucket what no release needs, but for the newest keep_remote and those in use", "dry-run", (*session).gc},
+		verbKeygen:   {"NAME", "make a pair of keys for signed releases: NAME.key to sign with, and what verifies it", "", (*session).keygen},
+		"check":      {"", "try what a push needs: permissions, settings, the fleet; a line each, ok or what mends it", "", (*session).checkup},
+		"policy":     {"instance|ci|developer", "print the least IAM policy for these settings, as JSON", "", (*session).policy},
+		verbInit:     {"", "create what is missing of bucket and table; change nothing that exists", "", (*session).initialise},
+		"show":       {"", "print the settings in force, secrets masked", "", (*session).show},
+		verbComplete: {"bash|zsh", "print a completion script for a shell", "", (*session).completion},
+		verbVersion:  {"", "print the version", "", (*session).version},
 	}
 }
 
@@ -181,7 +184,7 @@ func (o options) check(set *flag.FlagSet) error {
 // usage prints what push can do.
 func usage(w io.Writer) {
 	fmt.Fprint(w, "push moves a site's fleet to a release. One verb a call:\n\n")
-	for _, name := range []string{verbDeploy, verbRollback, "status", "releases", "manifest", "approve", "abort", "retry", "freeze", "unfreeze", "forget", "gc", verbInit, "policy", verbKeygen, "show", verbVersion} {
+	for _, name := range []string{verbDeploy, verbRollback, "status", "releases", "manifest", "approve", "abort", "retry", "freeze", "unfreeze", "forget", "gc", "check", verbInit, "policy", verbKeygen, "show", verbComplete, verbVersion} {
 		v := verbs[name]
 		value := v.value
 		if v.needsValue() {

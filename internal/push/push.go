@@ -43,6 +43,7 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"slices"
 	"time"
 
 	"s3pulldeploy/internal/config"
@@ -129,7 +130,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return kind{errUsage, advise(err, "`push -help` shows the usage")}
 	}
 	s := &session{options: o, console: newConsole(o.json, stdin, stdout, stderr)}
-	if o.verb != verbVersion && o.verb != verbKeygen {
+	if !slices.Contains([]string{verbVersion, verbKeygen, verbComplete}, o.verb) {
 		if s.cfg, err = config.Load(o.config, config.ForPush); err != nil {
 			return kind{errUsage, err}
 		}
