@@ -231,7 +231,7 @@ func (l *Ledger) Decide(ctx context.Context, h Head, o Outcome) (Head, error) {
 	if err := failpoint.Hit("A14"); err != nil {
 		return Head{}, err
 	}
-	w := Write{Set: Item{"members": int64(o.Members), "excluded": int64(o.Excluded)}}
+	w := Write{Set: Item{"members": int64(o.Members), "excluded": int64(o.Excluded), "beat": h.Beat + 1}}
 	if o.Commit {
 		w.Set["state"] = string(Commit)
 		w.Set["committed_epoch"], w.Set["committed_sequence"], w.Set["committed_release"] = h.Epoch, h.Sequence, string(h.Release)
@@ -267,21 +267,22 @@ func (l *Ledger) Decide(ctx context.Context, h Head, o Outcome) (Head, error) {
 	return decided, err
 }
 
-// Raise begins a wave: those whom next reaches flip, if they have voted yes. Condition: epoch, open state, fence, a lower cutoff, and
-// nothing is frozen.
+// Raise begins a wave: those whom next reaches flip, if they have voted yes. Condition: epoch, open state, fence, a lower beat,
+// a lower cutoff, and nothing is frozen.
 func (l *Ledger) Raise(ctx context.Context, h, next Head, delay time.Duration, now time.Time) (Head, error) {
+	beat := h.Beat + 1
 	w := Write{Set: Item{
-		"state": string(Wave), "cutoff": next.Cutoff, "wave": next.Wave, "wave_group": next.WaveGroup,
+		"beat": beat, "state": string(Wave), "cutoff": next.Cutoff, "wave": next.Wave, "wave_group": next.WaveGroup,
 		"flip_delay": delay.Milliseconds(), "flip_at": now.Add(delay).UnixMilli(),
 	}, Remove: []string{"waits"}}
-	w.If = append(held(h), In{"state", []Value{string(Prepare), string(Wave)}}, Compare{"cutoff", Lt, next.Cutoff}, Absent{"frozen"})
+	w.If = append(held(h), In{"state", []Value{string(Prepare), string(Wave)}}, Compare{"beat", Lt, beat}, Compare{"cutoff", Lt, next.Cutoff}, Absent{"frozen"})
 	return l.writeHead(ctx, "begin wave", w)
 }
 
 // Done ends a committed epoch; healthy makes its release the good one, to roll back to. Condition: epoch, fence,
 // state commit.
 func (l *Ledger) Done(ctx context.Context, h Head, healthy bool, reason string) (Head, error) {
-	w := Write{Set: Item{"state": string(Done)}}
+	w := Write{Set: Item{"state": string(Done), "beat": h.Beat + 1}}
 	if healthy {
 		maps.Copy(w.Set, h.goodAfter())
 	}

@@ -137,6 +137,8 @@ type Want struct {
 	Joining bool
 	// Back says that Settle follows a return from a wave that was aborted.
 	Back bool
+	// Fence is the coordinator's that Once was asked for under.
+	Fence int64
 	// At is the boot time of the flip.
 	At time.Duration
 }

@@ -21,9 +21,18 @@ func (h Head) onceRuns() (fence int64, who string, runs bool) {
 // onceOver is what the head says when fleet_once has run for its sequence.
 func (h Head) onceOver() string { return fmt.Sprintf("ok %d", h.Sequence) }
 
-// Once notes who runs fleet_once, or that it is over. Condition: epoch, fence, state prepare.
+// Once notes who runs fleet_once, or that it is over. Condition: epoch, fence, a lower beat, state prepare, and
+// `once` is as read.
 func (l *Ledger) Once(ctx context.Context, h Head, text string) (Head, error) {
-	return l.writeHead(ctx, "note fleet_once", Write{Set: Item{"once": text}, If: append(held(h), Compare{"state", Eq, string(Prepare)})})
+	var asRead Cond = Absent{"once"}
+	if h.Once != "" {
+		asRead = Compare{"once", Eq, h.Once}
+	}
+	beat := h.Beat + 1
+	return l.writeHead(ctx, "note fleet_once", Write{
+		Set: Item{"once": text, "beat": beat},
+		If:  append(held(h), Compare{"beat", Lt, beat}, Compare{"state", Eq, string(Prepare)}, asRead),
+	})
 }
 
 // onceDue is the member that is to run fleet_once before a commit; nil when nobody is, or it is over. The coordinator is preferred.
@@ -89,16 +98,12 @@ func (n *Node) once(ctx context.Context) Want {
 	if err != nil {
 		return Want{}
 	}
-	return Want{Task: Once, Epoch: h.Epoch, Note: *note, Commit: h.Proposed()}
+	return Want{Task: Once, Epoch: h.Epoch, Note: *note, Commit: h.Proposed(), Fence: fence}
 }
 
-// OnceDone reports the end of fleet_once.
+// OnceDone reports the end of fleet_once, whatever the head says by now: it was run, and is not run again.
 func (n *Node) OnceDone(w Want, err error) {
-	fence, _, runs := n.head.onceRuns()
-	if !runs || n.head.Epoch != w.Epoch {
-		return
-	}
-	n.ran = Ran{Fence: fence, OK: err == nil}
+	n.ran = Ran{Fence: w.Fence, OK: err == nil}
 	if err != nil {
 		n.ran.Error = cut(err.Error())
 	}

@@ -1,6 +1,7 @@
 package fleet_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -134,6 +135,78 @@ func TestRollbackRunsNoFleetOnce(t *testing.T) {
 		r.until("back by itself", 2*time.Minute, func() bool { return r.head().Automatic() && r.head().State == fleet.Done })
 		if len(h.began) != 3 {
 			t.Errorf("it ran on %v, want once for each of r1, r2 and r3", h.began)
+		}
+	})
+}
+
+// laggard answers one eventually consistent read of the head as it was before fleet_once began.
+type laggard struct {
+	fleet.Table
+	past  fleet.Table
+	owing bool
+}
+
+func (l *laggard) Get(ctx context.Context, k fleet.Key, strong bool) (fleet.Item, error) {
+	now, err := l.Table.Get(ctx, k, strong)
+	if strong || k.Sort != "head" || !l.owing || now["once"] == nil {
+		return now, err
+	}
+	before, err := l.past.Get(ctx, k, false)
+	if before["once"] == nil {
+		l.owing = false
+		return before, err
+	}
+	return now, nil
+}
+
+func TestStaleReadWhileFleetOnceRunsDoesNotRunItAgain(t *testing.T) {
+	fleetTest(t, func(r *rig) {
+		h := &hook{takes: 20 * time.Second}
+		slow := map[string]*laggard{}
+		for _, id := range ids(3) {
+			b := r.box(id)
+			slow[id] = &laggard{Table: r.mem, past: r.mem.Past(1)}
+			b.hook, b.stageTime, b.table = h, 3*time.Second, slow[id]
+			b.boot()
+		}
+		r.push("r1")
+		r.live("r1", 2*time.Minute, ids(3)...)
+		for id, b := range r.all {
+			b.set(func() { slow[id].owing = true })
+		}
+		r.push("r2")
+		r.live("r2", 5*time.Minute, ids(3)...)
+		if len(h.began) != 2 {
+			t.Errorf("it ran on %v, want once for each of r1 and r2", h.began)
+		}
+		for id := range slow {
+			if slow[id].owing {
+				t.Errorf("%s never read an old head: the test shows nothing", id)
+			}
+		}
+	})
+}
+
+func TestOnceIsNotedOnlyOverWhatWasRead(t *testing.T) {
+	fleetTest(t, func(r *rig) {
+		r.boot(ids(1)...)
+		r.all["i-00"].set(func() { r.all["i-00"].stageTime = time.Hour })
+		r.push("r1")
+		r.until("open", time.Minute, func() bool { return r.head().State == fleet.Prepare })
+		r.all["i-00"].kill()
+		l := fleet.NewLedger(r.mem, scope, r.token)
+		was := r.head()
+		now, err := l.Once(t.Context(), was, "running 1 x")
+		if err != nil || now.Beat != was.Beat+1 {
+			t.Fatalf("beat %d after %d, %v", now.Beat, was.Beat, err)
+		}
+		if _, err := l.Once(t.Context(), was, "running 1 y"); !errors.Is(err, fleet.ErrOvertaken) {
+			t.Errorf("over an older reading: %v", err)
+		}
+		was = now
+		was.Once, was.Beat = "", now.Beat+5
+		if _, err := l.Once(t.Context(), was, "running 1 y"); !errors.Is(err, fleet.ErrOvertaken) {
+			t.Errorf("over another run: %v", err)
 		}
 	})
 }

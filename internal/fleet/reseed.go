@@ -27,8 +27,9 @@ func MostActive(members []Member) release.ID {
 	return best
 }
 
-// Reseed writes a head that was lost with its table, or is older than what members report: the highest epoch that
-// they report, done, with the note's release committed. The lost fence is not known, and an agent that still runs
+// Reseed writes a head that was lost with its table, or is older than what members report: the epoch after the
+// highest that they report, done, with the note's release committed. That highest may be one whose wave some are on, with another
+// release, and members tell commits apart by their epoch. The lost fence is not known, and an agent that still runs
 // ignores a lower one: the wall clock's seconds are above any that was counted up. Condition: the head is still the lost one, so of two
 // calls one wins and the other fails with [ErrOvertaken].
 func (l *Ledger) Reseed(ctx context.Context, lost Head, members []Member, n Note, now time.Time) (Head, error) {
@@ -39,6 +40,7 @@ func (l *Ledger) Reseed(ctx context.Context, lost Head, members []Member, n Note
 	for _, m := range members {
 		epoch = max(epoch, m.Newest())
 	}
+	epoch++
 	id := string(n.Pointer.Release)
 	return l.writeHead(ctx, "re-seed head", Write{
 		Set: Item{

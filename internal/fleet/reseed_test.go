@@ -31,7 +31,7 @@ func TestMostActiveIsWhatMostMembersServe(t *testing.T) {
 	}
 }
 
-func TestReseedGoesOnFromTheHighestEpochThatMembersReport(t *testing.T) {
+func TestReseedGoesOnAfterTheHighestEpochThatMembersReport(t *testing.T) {
 	n := 0
 	l := fleet.NewLedger(table.NewMemory(), "b/shop", func() string { n++; return strconv.Itoa(n) })
 	note, err := fleet.NewNote([]byte("aa\n100\n1"))
@@ -47,16 +47,48 @@ func TestReseedGoesOnFromTheHighestEpochThatMembersReport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h.Epoch != 8 || h.State != fleet.Done || h.Committed() != (fleet.Commitment{Epoch: 8, Release: "aa", Sequence: 100}) {
+	if h.Epoch != 9 || h.State != fleet.Done || h.Committed() != (fleet.Commitment{Epoch: 9, Release: "aa", Sequence: 100}) {
 		t.Errorf("head %+v", h)
 	}
 	if had, err := l.Note(t.Context(), 100); err != nil || had == nil || had.Digest != "d" {
 		t.Errorf("note %+v, %v", had, err)
 	}
-	if stale := (fleet.Head{Epoch: 8, State: fleet.Done, Fence: 30, Beat: 500}); h.Older(stale) {
+	if stale := (fleet.Head{Epoch: 9, State: fleet.Done, Fence: 30, Beat: 500}); h.Older(stale) {
 		t.Error("an agent that still runs would ignore the new head")
 	}
 	if _, err := l.Reseed(t.Context(), fleet.Head{}, members, note, time.Unix(1001, 0)); !errors.Is(err, fleet.ErrOvertaken) {
 		t.Errorf("a second one: %v", err)
 	}
+}
+
+func TestReseedInAWaveTakesBackThoseWhomItHadReached(t *testing.T) {
+	fleetTest(t, func(r *rig) {
+		r.boot(ids(5)...)
+		first := r.push("r1")
+		r.live("r1", time.Minute, ids(5)...)
+		second := r.push("r2", `waves "1"`, `approve "true"`)
+		r.waved("r2", 1, time.Minute)
+		r.loseHead()
+		l := fleet.NewLedger(r.mem, scope, r.token)
+		rows, err := l.Members(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		note, err := fleet.NewNote([]byte("r1\n" + itoa(first) + "\n3"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		note.Digest = "digest-r1"
+		h, err := l.Reseed(t.Context(), fleet.Head{}, rows, note, time.Now())
+		if err == nil {
+			_, err = l.Request(t.Context(), h, fleet.Item{"hold": second}) // nobody opens it anew
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.live("r1", time.Minute, ids(5)...)
+		if on := r.on("r2"); len(on) > 0 {
+			t.Errorf("the head says %s, and on r2 are %v", r.head().CommittedRelease, on)
+		}
+	})
 }
