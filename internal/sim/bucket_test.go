@@ -56,8 +56,10 @@ func (b *bucket) upload(id release.ID, broken bool) {
 	tr := treeOf(id, len(b.bodies))
 	b.bodies[id] = tr
 	if b.r.packed {
+		last, lastID := b.last, b.lastID
 		b.pack(id, tr)
-		if broken {
+		if broken { // and later ones do not build on it
+			b.last, b.lastID = last, lastID
 			maps.DeleteFunc(b.objects, func(key string, _ []byte) bool {
 				return key == "m/"+string(id) || strings.HasPrefix(key, "d/"+string(id)+"/")
 			})

@@ -150,7 +150,7 @@ func live(t *testing.T, seed uint64, dir string) *realm {
 
 func (r *realm) play() {
 	r.locked(func() {
-		r.busy, r.packed = r.chance(0.2), r.chance(0.5)
+		r.busy, r.packed, r.hooked, r.stepwise = r.chance(0.2), r.chance(0.5), r.chance(0.25), true
 		for range 1 + r.rng.IntN(4) {
 			r.addHost().later(r.between(0, 5*time.Second), (*host).start)
 		}
@@ -169,6 +169,7 @@ func (r *realm) play() {
 	for last := time.Since(r.began) + bound; ; r.pause(5 * time.Second) {
 		missing := ""
 		r.locked(func() {
+			r.approve()
 			if missing = r.truth.settled(); missing == "" {
 				r.verifyAll()
 			} else if r.now > last {
@@ -190,6 +191,9 @@ func (r *realm) failed() (yes bool) {
 
 // trouble does one bad or merely busy thing.
 func (r *realm) trouble() {
+	if r.chance(0.3) {
+		r.approve()
+	}
 	h := r.hosts[r.rng.IntN(len(r.hosts))]
 	kind := r.rng.IntN(14)
 	if r.busy && r.chance(0.7) {
