@@ -221,7 +221,7 @@ func (b *box) Save(s fleet.State) error {
 }
 
 // request carries one table request through the faults of the network.
-func (b *box) request(do func() error) error {
+func (b *box) request(key string, do func() error) error {
 	w := b.w
 	life := b.life
 	if w.chance(0.4) {
@@ -240,7 +240,7 @@ func (b *box) request(do func() error) error {
 			_ = do()
 		}
 		return errOutage
-	case w.fault(0.01):
+	case w.tables.throttles(key), w.fault(0.01):
 		return fleet.ErrThrottled
 	case w.fault(0.01):
 		return errOutage
@@ -268,7 +268,7 @@ func (b *box) request(do func() error) error {
 
 // Get implements fleet.Table; eventually consistent reads may show the past.
 func (b *box) Get(ctx context.Context, k fleet.Key, consistent bool) (it fleet.Item, err error) {
-	err = b.request(func() (err error) {
+	err = b.request(k.Partition, func() (err error) {
 		if !consistent && (b.w.chance(0.2) || b.w.busy && b.w.chance(0.4)) {
 			it, err = b.w.mem.Past(1+b.w.rng.IntN(4)).Get(ctx, k, false)
 			return err
@@ -284,7 +284,7 @@ func (b *box) Get(ctx context.Context, k fleet.Key, consistent bool) (it fleet.I
 
 // Query implements fleet.Table.
 func (b *box) Query(ctx context.Context, p, prefix string, consistent bool) (items []fleet.Item, err error) {
-	err = b.request(func() (err error) {
+	err = b.request(p, func() (err error) {
 		items, err = b.w.mem.Query(ctx, p, prefix, consistent)
 		return err
 	})
@@ -297,7 +297,7 @@ func (b *box) Query(ctx context.Context, p, prefix string, consistent bool) (ite
 // Write implements fleet.Table.
 func (b *box) Write(ctx context.Context, k fleet.Key, wr fleet.Write) (it fleet.Item, err error) {
 	sent := sender{b.machine, b.state.Floor, b.active, b.state.Vote} // it may arrive late
-	err = b.request(func() (err error) {
+	err = b.request(k.Partition, func() (err error) {
 		before, _ := b.w.mem.Get(ctx, k, true)
 		it, err = b.w.mem.Write(ctx, k, wr)
 		if err == nil {
@@ -313,5 +313,5 @@ func (b *box) Write(ctx context.Context, k fleet.Key, wr fleet.Write) (it fleet.
 
 // Delete implements fleet.Table.
 func (b *box) Delete(ctx context.Context, k fleet.Key, c fleet.Cond) error {
-	return b.request(func() error { return b.w.mem.Delete(ctx, k, c) })
+	return b.request(k.Partition, func() error { return b.w.mem.Delete(ctx, k, c) })
 }

@@ -27,6 +27,10 @@ func simulate(seed uint64) *world {
 	w.after(w.between(0, 30*time.Second), nil, "first push", func() { w.push("") })
 	end := w.between(5*time.Minute, 40*time.Minute)
 	w.after(20*time.Second, nil, "trouble", func() { w.trouble(end) })
+	if seed%5 == 0 {
+		w.tables = newTables(w)
+		w.after(time.Minute, nil, "table trouble", func() { w.tables.trouble(end) })
+	}
 	w.runUntil(end)
 	w.calmDown()
 	const bound = 45 * time.Minute
@@ -158,7 +162,7 @@ func (w *world) calmDown() {
 }
 
 func TestSimulate(t *testing.T) {
-	epochs, commits := int64(0), 0
+	epochs, commits, mended := int64(0), 0, 0
 	for seed := *first; seed < *first+*seeds; seed++ {
 		w := simulate(seed)
 		if len(w.violate) > 0 {
@@ -166,8 +170,11 @@ func TestSimulate(t *testing.T) {
 		}
 		epochs += w.truth.head.Epoch
 		commits += len(w.truth.commits)
+		if w.tables != nil {
+			mended += w.tables.done
+		}
 	}
-	t.Logf("%d seeds, %d epochs, %d commits", *seeds, epochs, commits)
+	t.Logf("%d seeds, %d epochs, %d commits, %d heads restored and mended", *seeds, epochs, commits, mended)
 	if commits < int(*seeds) {
 		t.Errorf("only %d commits in %d seeds: the simulation does not reach what it is to test", commits, *seeds)
 	}

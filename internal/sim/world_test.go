@@ -25,6 +25,7 @@ type world struct {
 	boxes  []*box
 	active []*box // whose steps are on the stack, innermost last
 	depth  int
+	tables *tables // nil: the table itself does not fail
 }
 
 type event struct {
