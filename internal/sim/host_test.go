@@ -208,7 +208,10 @@ func (h *host) look() {
 	}
 	to, _ := os.Readlink(filepath.Join(h.root(), "active"))
 	if was := h.active; string(was) != to {
-		h.active = release.ID(to)
+		if h.active = release.ID(to); to == "" {
+			h.r.fail("I12 static, I13 atomic view: %s serves %s no more, and nothing else", h.id, was)
+			return
+		}
 		h.r.note("%s flips from %q to %q", h.id, was, to)
 		if err := h.verify(h.active); err != nil {
 			h.r.fail("I1 authentic, I13 atomic view: %s flips to %s: %v", h.id, to, err)

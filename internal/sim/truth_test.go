@@ -216,7 +216,7 @@ func (t *truth) committed(h fleet.Head) {
 		left := m.Phase == fleet.Leaving || m.Phase == fleet.Out || m.Vote.Epoch == h.Epoch
 		t.excluded[h.Epoch][b.id] = true
 		if b.up && b.inService && !silent && !left {
-			t.w.fail("I5 valid commit, I8 joiners: epoch %d committed %s without %s, which is in service on %q, last beat %v ago, row %s vote %+v",
+			t.w.fail("I5 valid commit, I8 joiners, I10 no remote clocks: epoch %d committed %s without %s, which is in service on %q, last beat %v ago, row %s vote %+v",
 				h.Epoch, h.Release, b.id, b.active, t.w.now-t.beats[b.id], m.Phase, m.Vote)
 		}
 	}
@@ -255,6 +255,9 @@ func (t *truth) flip(b *machine, want fleet.Want) {
 	h, ok := t.commits[want.Epoch]
 	if was := b.state.Flipped; was.Epoch > want.Epoch && t.decisions[was.Epoch] != fleet.Abort {
 		t.w.fail("waves: %s goes back to epoch %d from %d, which was not aborted", b.id, want.Epoch, was.Epoch)
+	}
+	if f := b.state.Flipped; f.Epoch == want.Epoch && f.Release == b.active && b.active == want.Commit.Release {
+		t.w.fail("I16 re-runnable: %s flips to %s for epoch %d a second time", b.id, b.active, want.Epoch)
 	}
 	if !ok && len(t.waves[want.Epoch]) > 0 {
 		t.flipAhead(b, want)
