@@ -127,15 +127,11 @@ func warmUp() {
 	}
 }
 
-// runs counts realms of this process: each has a directory of its own.
-var runs int
-
 // live runs one seed with real agents: a time of faults, then calm, in which the fleet must converge.
 func live(t *testing.T, seed uint64, dir string) *realm {
 	t.Helper()
 	warmUp()
-	runs++
-	r := &realm{scene: newScene(seed), dir: filepath.Join(dir, fmt.Sprint(runs))}
+	r := &realm{scene: newScene(seed), dir: filepath.Join(dir, fmt.Sprint(seed))}
 	synctest.Test(t, func(*testing.T) {
 		r.began = time.Now()
 		r.bucket = bucket{r: r, objects: map[string][]byte{}, plain: map[release.ID]release.Listing{}, bodies: map[release.ID]tree{}, lines: map[release.ID]string{}}
