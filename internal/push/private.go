@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"regexp"
 	"strings"
 
 	"s3pulldeploy/internal/config"
@@ -90,6 +91,13 @@ func (s *scanner) secrets(mode string) error {
 		"put it into "+ignoreFile+"; if it belongs into every release, set `secrets: warn` or `secrets: allow`")
 }
 
+// keyName is how files are called that are looked into for a private key, and keyMarks what gives one away: PEM and OpenSSH, PuTTY,
+// and what -keygen writes.
+var (
+	keyName  = regexp.MustCompile(`\.(pem|key|p8|ppk)$|^id_|_(rsa|dsa|ecdsa|ed25519)$`)
+	keyMarks = []string{"PRIVATE KEY-----", "PuTTY-User-Key-File-", "PRIVATE+KEY+"}
+)
+
 // secret says what secret a file looks like, or "".
 func (s *scanner) secret(f File) (string, error) {
 	base := path.Base(f.Path)
@@ -102,7 +110,7 @@ func (s *scanner) secret(f File) (string, error) {
 			return "holds an environment's secrets", nil
 		}
 	}
-	if ext := path.Ext(base); ext != ".pem" && ext != ".key" && !strings.HasPrefix(base, "id_") {
+	if !keyName.MatchString(base) {
 		return "", nil
 	}
 	in, err := s.tree.Open(f)
@@ -115,8 +123,10 @@ func (s *scanner) secret(f File) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read %q: %w", f.Path, errors.Unwrap(err))
 	}
-	if bytes.Contains(text, []byte("PRIVATE KEY-----")) {
-		return "is a private key", nil
+	for _, mark := range keyMarks {
+		if bytes.Contains(text, []byte(mark)) {
+			return "is a private key", nil
+		}
 	}
 	return "", nil
 }

@@ -115,6 +115,10 @@ func TestScanRefusesWhatNoReleaseMayHave(t *testing.T) {
 		"a shared directory with files":  {tree: map[string]string{"up/a/b": "1"}, config: config.Config{Shared: map[string]string{"up": "/efs"}}, want: `directory "up" is in`},
 		"an environment":                 {tree: map[string]string{"d/.env.local": "1"}, want: `"d/.env.local" holds`},
 		"a private key":                  {tree: map[string]string{"id_rsa": "-----BEGIN OPENSSH PRIVATE KEY-----"}, want: `"id_rsa" is a private key`},
+		"a deploy key":                   {tree: map[string]string{"config/deploy_ed25519": "-----BEGIN OPENSSH PRIVATE KEY-----"}, want: `"config/deploy_ed25519" is a private key`},
+		"a key behind its certificate":   {tree: map[string]string{"tls.pem": "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n-----BEGIN EC PRIVATE KEY-----"}, want: `"tls.pem" is a private key`},
+		"PuTTY's key":                    {tree: map[string]string{"x.ppk": "PuTTY-User-Key-File-3: ssh-ed25519"}, want: `"x.ppk" is a private key`},
+		"the key that signs releases":    {tree: map[string]string{"promo-ci.key": "PRIVATE+KEY+promo-ci+1d6a0f9c+AZ"}, want: `"promo-ci.key" is a private key`},
 		"a malformed pattern":            {tree: map[string]string{".deployignore": "[a"}, want: "malformed"},
 	}
 	for name, c := range cases {

@@ -1,0 +1,82 @@
+package push
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"s3pulldeploy/internal/config"
+	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/table"
+)
+
+// A table that was lost with its head and notes, while instances serve a packed release: of the pointer, or of one before it.
+func TestInitMendsALostHeadOfPackedAndSignedReleases(t *testing.T) {
+	for _, signed := range []bool{false, true} {
+		for _, latest := range []bool{true, false} {
+			r := newPackedRig(t, map[string]string{"index.php": "1"})
+			keys := r.sign(signed)
+			served, _ := r.deploy()
+			want := served.Sequence
+			if !latest {
+				r.write("index.php", "2")
+				newer, _ := r.deploy()
+				want = newer.Sequence - 1
+			}
+			c, err := config.Load(r.config, config.ForPush)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := 0
+			l := fleet.NewLedger(table.NewDynamo(table.Options{Config: r.aws, Endpoint: c.Endpoints.DynamoDB, Name: c.Table}), c.Scope(),
+				func() string { n++; return strings.Repeat("t", n) })
+			l.Keys = c.Keyring()
+			if err := l.Register(t.Context(), fleet.Member{
+				Instance: "i-1", Incarnation: "x", Beat: 1, Phase: fleet.Serve, Epoch: 7, Active: fleet.Active{Epoch: 7, Release: served.Release},
+			}); err != nil {
+				t.Fatal(err)
+			}
+			code, out, said := r.push(t.Context(), "-init")
+			if code != exitDone || !strings.Contains(out, "epoch 7, "+string(served.Release)) {
+				t.Fatalf("signed %v, latest %v: %d %s%s", signed, latest, code, out, said)
+			}
+			if warned := strings.Contains(said, "signed anew"); warned != (signed && !latest) {
+				t.Errorf("signed %v, latest %v: it says %q", signed, latest, said)
+			}
+			h, _, err := l.Head(t.Context(), true)
+			if err != nil || h.CommittedRelease != served.Release || h.CommittedSequence != want {
+				t.Fatalf("head %+v, %v", h, err)
+			}
+			note, err := l.Note(t.Context(), want)
+			if err != nil || note == nil || note.Pointer.Manifest == nil || note.Digest != note.Pointer.Manifest.SHA256 || note.Pointer.Files != 1 {
+				t.Errorf("note %+v, %v", note, err)
+			}
+			if signed == c.Keyring().Empty() || signed != (keys != "") {
+				t.Error("the keys are not what this is about")
+			}
+		}
+	}
+}
+
+// sign makes the site one of signed releases, and returns its public key.
+func (r *packedRig) sign(on bool) (key string) {
+	r.Helper()
+	if !on {
+		return ""
+	}
+	name := filepath.Join(r.TempDir(), "promo-ci")
+	code, out, said := r.push(r.Context(), "-keygen="+name)
+	if code != exitDone {
+		r.Fatal(said)
+	}
+	_, key, _ = strings.Cut(out, "verify_keys: ")
+	text, err := os.ReadFile(r.config)
+	if err == nil {
+		err = os.WriteFile(r.config, []byte(string(text)+"signing_key: "+name+".key\nverify_keys: "+key+"\n"), 0o644)
+	}
+	if err != nil {
+		r.Fatal(err)
+	}
+	return key
+}
