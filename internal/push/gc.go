@@ -114,7 +114,11 @@ func (c *cleaner) run(ctx context.Context) error {
 			c.done.Kept++
 		}
 	}
-	return c.sweep(ctx)
+	err = c.sweep(ctx)
+	if errors.Is(err, store.ErrStale) {
+		err = advise(err, "the clean-up took too long, or this machine slept meanwhile: the next one goes on")
+	}
+	return err
 }
 
 // named are the releases that somebody names: the pointer, the head, an instance. Where that cannot be told, nothing is cleaned.
@@ -254,6 +258,9 @@ func (c *cleaner) sweep(ctx context.Context) error {
 	var objects []store.Stored
 	for _, list := range []func(context.Context) (store.Inventory, error){c.site.store.Packs, c.site.store.Deltas} {
 		inventory, err := list(ctx)
+		if err == nil && inventory.Date.After(c.site.store.Holds(c.now)) {
+			err = store.ErrStale
+		}
 		if err != nil {
 			return err
 		}
@@ -291,7 +298,7 @@ func (c *cleaner) delete(ctx context.Context, objects []store.Stored) error {
 		g.Go(func() error {
 			var err error
 			if !c.dry {
-				err = c.site.store.Delete(gctx, o)
+				err = c.site.store.Delete(gctx, o, c.site.store.Holds(c.now))
 			}
 			if errors.Is(err, store.ErrYoung) || errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrExists) {
 				return nil // a push needs it again
@@ -311,7 +318,7 @@ func (c *cleaner) delete(ctx context.Context, objects []store.Stored) error {
 // clear deletes the files of a plain release.
 func (c *cleaner) clear(ctx context.Context, id release.ID) error {
 	if !c.dry {
-		n, size, err := c.site.store.Clear(ctx, id)
+		n, size, err := c.site.store.Clear(ctx, id, c.site.store.Holds(c.now))
 		c.done.Deleted, c.done.DeletedBytes = c.done.Deleted+n, c.done.DeletedBytes+size
 		if err != nil {
 			return err

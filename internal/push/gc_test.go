@@ -1,6 +1,7 @@
 package push
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -421,4 +423,37 @@ func TestWhatAPushInFlightReliesOnStaysWhenItsReleaseIsDropped(t *testing.T) {
 	r.age(aDay, "m/"+string(first.Release))
 	r.gc()
 	whole()
+}
+
+func TestACleanUpThatSleptDeletesNothing(t *testing.T) {
+	const grace = 8 * time.Second
+	for _, moment := range []string{" shop/p/", "/shop/p/"} { // at the list, or at the last look at a pack
+		r := newPackedRig(t, map[string]string{"a": "1"})
+		r.deploy()
+		orphan := noise(9, 1000)
+		sum := release.Sum(sha256.Sum256([]byte(orphan)))
+		if err := r.store.PutPack(t.Context(), sum, strings.NewReader(orphan), int64(len(orphan))); err != nil {
+			t.Fatal(err)
+		}
+		r.age(2*grace, "")
+		var slept atomic.Bool
+		r.wire.before = func(request string, _ *http.Request) bool {
+			if strings.Contains(request, moment) && slept.CompareAndSwap(false, true) {
+				r.write("big", noise(1, 9<<20))
+				r.deploy() // somebody else's
+				r.age(2*grace, "")
+				pause(t.Context(), grace/4+2*time.Second) // its clock has whole seconds
+			}
+			return true
+		}
+		_, err := r.session(t.Context(), func(s *session) { s.grace = grace }, "-gc")
+		r.wire.before = nil
+		if !errors.Is(err, store.ErrStale) || !strings.Contains(hint(err), "slept meanwhile") {
+			t.Errorf("%s: %v", moment, err)
+		}
+		if packs := matching(r.objects(), "p/"); len(packs) < 2 || !slices.Contains(packs, "p/"+sum.String()) {
+			t.Errorf("%s: only %q are left", moment, packs)
+		}
+		r.pull()
+	}
 }

@@ -15,15 +15,16 @@ import (
 
 // Clear deletes the objects of a release of the plain layout that was dropped, markers for directories too, and returns how many and how many bytes
 // that were. It fails with ErrExists where no tombstone stands for the release, and with ErrYoung while that, or
-// an object, is not older than the grace. One that died goes on where it was; the tombstone stays for the caller to delete.
-func (s *Store) Clear(ctx context.Context, id release.ID) (objects int, size int64, err error) {
-	if objects, size, err = s.clear(ctx, id); err != nil {
+// an object, is not older than the grace. It fails with ErrStale as
+// [Store.Delete] does. One that died goes on where it was; the tombstone stays for the caller to delete.
+func (s *Store) Clear(ctx context.Context, id release.ID, notAfter time.Time) (objects int, size int64, err error) {
+	if objects, size, err = s.clear(ctx, id, notAfter); err != nil {
 		err = fmt.Errorf("clear release %q: %w", id, err)
 	}
 	return objects, size, err
 }
 
-func (s *Store) clear(ctx context.Context, id release.ID) (objects int, size int64, err error) {
+func (s *Store) clear(ctx context.Context, id release.ID, notAfter time.Time) (objects int, size int64, err error) {
 	if _, err := release.ParseID(string(id)); err != nil {
 		return 0, 0, err
 	}
@@ -33,6 +34,9 @@ func (s *Store) clear(ctx context.Context, id release.ID) (objects int, size int
 	}
 	if err == nil {
 		err = s.old(now, found.Stored.Modified)
+	}
+	if err == nil {
+		err = stale(now, notAfter)
 	}
 	if err != nil {
 		return 0, 0, err

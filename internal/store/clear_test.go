@@ -19,7 +19,7 @@ func TestAPlainReleaseIsClearedOnlyAfterItsTombstoneIsOld(t *testing.T) {
 	if err := s.Upload(t.Context(), other, "a.txt", strings.NewReader("text"), 4); err != nil {
 		t.Fatal(err)
 	}
-	_, _, err := s.Clear(t.Context(), rel)
+	_, _, err := s.Clear(t.Context(), rel, soon())
 	wantErr(t, err, ErrNotFound, `clear release "2026-11-20_20-15-02"`)
 	if err := s.DropPlain(t.Context(), rel); err != nil {
 		t.Fatal(err)
@@ -27,17 +27,17 @@ func TestAPlainReleaseIsClearedOnlyAfterItsTombstoneIsOld(t *testing.T) {
 	if err := s.DropPlain(t.Context(), rel); err != nil {
 		t.Errorf("a second time: %v", err)
 	}
-	_, _, err = s.Clear(t.Context(), rel)
+	_, _, err = s.Clear(t.Context(), rel, soon())
 	wantErr(t, err, ErrYoung, "deletable after 24h0m0s")
 	setAge(t, file(server.Dir, o, manifestKey(rel)), longAgo)
 	setAge(t, file(server.Dir, o, string(rel)+"/a.txt"), longAgo)
-	_, _, err = s.Clear(t.Context(), rel)
+	_, _, err = s.Clear(t.Context(), rel, soon())
 	wantErr(t, err, ErrYoung, `lib/b.txt": object is too young`)
 	if listing, err := s.List(t.Context(), rel); err != nil || len(listing) != 2 {
 		t.Fatalf("%d objects left, %v", len(listing), err)
 	}
 	setAge(t, file(server.Dir, o, string(rel)+"/lib/b.txt"), longAgo)
-	objects, size, err := s.Clear(t.Context(), rel)
+	objects, size, err := s.Clear(t.Context(), rel, soon())
 	if err != nil || objects != 2 || size != 8 {
 		t.Errorf("%d objects, %d bytes, %v", objects, size, err)
 	}
@@ -47,7 +47,7 @@ func TestAPlainReleaseIsClearedOnlyAfterItsTombstoneIsOld(t *testing.T) {
 	if listing, err := s.List(t.Context(), other); err != nil || len(listing) != 1 {
 		t.Errorf("the other release lost something: %v, %v", listing, err)
 	}
-	if objects, _, err := s.Clear(t.Context(), rel); err != nil || objects != 0 {
+	if objects, _, err := s.Clear(t.Context(), rel, soon()); err != nil || objects != 0 {
 		t.Errorf("again: %d objects, %v", objects, err)
 	}
 }
@@ -58,11 +58,11 @@ func TestNothingThatWasNotDroppedIsCleared(t *testing.T) {
 	upload(t, s, "a.txt", "text")
 	m := manifest(t, s, "manifest") // the same id in the packed layout
 	setAge(t, file(server.Dir, o, m.Key), longAgo)
-	_, _, err := s.Clear(t.Context(), rel)
+	_, _, err := s.Clear(t.Context(), rel, soon())
 	wantErr(t, err, ErrExists, "it was not dropped")
 	wantErr(t, s.DropPlain(t.Context(), rel), ErrExists, `drop release`)
 	for _, id := range []release.ID{"", "m", "p", "../x", "latest-deploy"} {
-		if _, _, err := s.Clear(t.Context(), id); err == nil || !strings.Contains(err.Error(), "release id") {
+		if _, _, err := s.Clear(t.Context(), id, soon()); err == nil || !strings.Contains(err.Error(), "release id") {
 			t.Errorf("%q: %v", id, err)
 		}
 	}
@@ -85,7 +85,7 @@ func TestARefusedDeletionOfAClearedReleaseIsAnError(t *testing.T) {
 		}
 		next.ServeHTTP(w, r)
 	})
-	objects, _, err := fast(o).Clear(t.Context(), rel)
+	objects, _, err := fast(o).Clear(t.Context(), rel, soon())
 	wantErr(t, err, ErrDenied, `delete "x/a.txt": access denied: by policy`)
 	if objects != 0 {
 		t.Errorf("%d objects are said to be deleted", objects)

@@ -155,12 +155,15 @@ func (s *Store) Restore(ctx context.Context, id release.ID, manifest []byte) err
 // [Grace] by S3's own clock (else ErrYoung), what stands for a release must be a tombstone (else ErrExists). No
 // other object can be named. One that is gone is a success.
 //
+// What the caller found holds for a while: past notAfter by S3's clock, see [Store.Holds], nothing is deleted (ErrStale). A machine that
+// slept meanwhile would delete what others have begun to need.
+//
 // A pack that a push renews has the same ETag as before, so between the last look and the deletion nothing guards
 // it. That is [DeleteTime] at most (else ErrUnavailable): a push that renewed a pack looks at it again when that is over.
-func (s *Store) Delete(caller context.Context, o Stored) error {
-	ctx, cancel := context.WithTimeout(caller, DeleteTime)
+func (s *Store) Delete(caller context.Context, o Stored, notAfter time.Time) error {
+	ctx, cancel := context.WithTimeout(onTheWall(caller, time.Now().Add(DeleteTime)), DeleteTime)
 	defer cancel()
-	err := s.remove(ctx, o)
+	err := s.remove(ctx, o, notAfter)
 	if errors.Is(err, context.DeadlineExceeded) && caller.Err() == nil {
 		err = fmt.Errorf("%w: not done after %s", ErrUnavailable, DeleteTime)
 	}
@@ -170,11 +173,14 @@ func (s *Store) Delete(caller context.Context, o Stored) error {
 	return nil
 }
 
-func (s *Store) remove(ctx context.Context, o Stored) error {
+func (s *Store) remove(ctx context.Context, o Stored, notAfter time.Time) error {
 	if _, ok := parseKey(o.Key); !ok || o.ETag == "" {
 		return errors.New("not an object of the packed layout that was listed")
 	}
 	now, err := s.guard(ctx, o)
+	if err == nil {
+		err = stale(now, notAfter)
+	}
 	if err != nil {
 		return err
 	}
@@ -227,6 +233,14 @@ func (s *Store) guard(ctx context.Context, o Stored) (now time.Time, err error) 
 		return now, fmt.Errorf("%w, as S3 does not say what time it is", ErrYoung)
 	}
 	return now, s.old(now, is.Modified)
+}
+
+// stale fails with ErrStale past the time until which holds what was found.
+func stale(now, notAfter time.Time) error {
+	if late := now.Sub(notAfter); late > 0 {
+		return fmt.Errorf("%w: it held until %s ago", ErrStale, late.Round(time.Second))
+	}
+	return nil
 }
 
 // old fails with ErrYoung unless an object of this time is older than the grace.

@@ -200,23 +200,23 @@ func TestOnlyOldObjectsAsListedAreDeleted(t *testing.T) {
 	pack := putPack(t, s, "pack")
 	inv, err := s.Packs(t.Context())
 	listed := one(t, inv, err)
-	wantErr(t, s.Delete(t.Context(), listed), ErrYoung, "deletable after 24h0m0s")
+	wantErr(t, s.Delete(t.Context(), listed, soon()), ErrYoung, "deletable after 24h0m0s")
 	setAge(t, file(server.Dir, o, pack.Key()), longAgo)
 	other := listed
 	other.ETag = strings.Repeat("0", 32)
-	wantErr(t, s.Delete(t.Context(), other), ErrChanged, `delete "p/`)
+	wantErr(t, s.Delete(t.Context(), other, soon()), ErrChanged, `delete "p/`)
 	if _, err := s.HasPack(t.Context(), pack.Pack); err != nil {
 		t.Fatalf("it is gone: %v", err)
 	}
 	denied := o
 	denied.Config = configWith(server.AccessKey, "wrong")
-	wantErr(t, New(denied).Delete(t.Context(), listed), ErrDenied, "")
-	if err := s.Delete(t.Context(), listed); err != nil {
+	wantErr(t, New(denied).Delete(t.Context(), listed, soon()), ErrDenied, "")
+	if err := s.Delete(t.Context(), listed, soon()); err != nil {
 		t.Fatal(err)
 	}
 	_, err = s.HasPack(t.Context(), pack.Pack)
 	wantErr(t, err, ErrNotFound, "")
-	if err := s.Delete(t.Context(), listed); err != nil {
+	if err := s.Delete(t.Context(), listed, soon()); err != nil {
 		t.Errorf("a second time: %v", err)
 	}
 
@@ -226,7 +226,7 @@ func TestOnlyOldObjectsAsListedAreDeleted(t *testing.T) {
 	upload(t, s, "a.txt", "text")
 	before := s.Counts().Requests
 	for _, key := range []string{"latest-deploy", string(rel) + "/a.txt", "m/../latest-deploy", "p/", "", "d/x2"} {
-		err := s.Delete(t.Context(), Stored{Key: key, ETag: listed.ETag})
+		err := s.Delete(t.Context(), Stored{Key: key, ETag: listed.ETag}, soon())
 		if err == nil || !strings.Contains(err.Error(), "not an object of the packed layout") {
 			t.Errorf("%q: %v", key, err)
 		}
@@ -236,22 +236,67 @@ func TestOnlyOldObjectsAsListedAreDeleted(t *testing.T) {
 	}
 }
 
+// soon is until when what a test has just listed holds.
+func soon() time.Time { return time.Now().Add(time.Hour) }
+
+func TestNothingIsDeletedByAListThatIsOutOfDate(t *testing.T) {
+	o, server := options(t)
+	s := New(o)
+	pack := putPack(t, s, "pack")
+	upload(t, s, "a.txt", "text")
+	if err := s.DropPlain(t.Context(), rel); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{pack.Key(), manifestKey(rel), string(rel) + "/a.txt"} {
+		setAge(t, file(server.Dir, o, key), longAgo)
+	}
+	inv, err := s.Packs(t.Context())
+	listed := one(t, inv, err)
+	if held := s.Holds(inv.Date).Sub(inv.Date); held != Grace/4 {
+		t.Errorf("a list holds for %s", held)
+	}
+	late := inv.Date.Add(-time.Second)
+	wantErr(t, s.Delete(t.Context(), listed, late), ErrStale, "it held until")
+	_, _, err = s.Clear(t.Context(), rel, late)
+	wantErr(t, err, ErrStale, "clear release")
+	if _, err := s.HasPack(t.Context(), pack.Pack); err != nil {
+		t.Error(err)
+	}
+	if listing, err := s.List(t.Context(), rel); err != nil || len(listing) != 1 {
+		t.Errorf("%v, %v", listing, err)
+	}
+}
+
+func TestADeletionOfAMachineThatSleptIsNotSent(t *testing.T) {
+	o, _ := options(t)
+	s := fast(o)
+	pack := putPack(t, s, "pack")
+	before := s.Counts().Requests
+	ctx := onTheWall(t.Context(), time.Now().Add(-time.Second)) // its own deadline did not move
+	if err := s.erase(ctx, Stored{Key: pack.Key(), ETag: "x"}); err == nil {
+		t.Error("no error")
+	}
+	if n := s.Counts().Requests - before; n != 0 {
+		t.Errorf("%d requests", n)
+	}
+}
+
 func TestManifestIsDeletedOnlyAsAnOldTombstone(t *testing.T) {
 	o, server := options(t)
 	s := New(o)
 	m := manifest(t, s, "manifest")
 	path := file(server.Dir, o, m.Key)
 	setAge(t, path, longAgo)
-	wantErr(t, s.Delete(t.Context(), m), ErrExists, "a manifest, and no tombstone")
+	wantErr(t, s.Delete(t.Context(), m, soon()), ErrExists, "a manifest, and no tombstone")
 	if err := s.WriteTombstone(t.Context(), m, nil); err != nil {
 		t.Fatal(err)
 	}
-	wantErr(t, s.Delete(t.Context(), m), ErrChanged, "")
+	wantErr(t, s.Delete(t.Context(), m, soon()), ErrChanged, "")
 	inv, err := s.Manifests(t.Context())
 	grave := one(t, inv, err)
-	wantErr(t, s.Delete(t.Context(), grave), ErrYoung, "")
+	wantErr(t, s.Delete(t.Context(), grave, soon()), ErrYoung, "")
 	setAge(t, path, longAgo)
-	if err := s.Delete(t.Context(), grave); err != nil {
+	if err := s.Delete(t.Context(), grave, soon()); err != nil {
 		t.Error(err)
 	}
 	if inv, err := s.Manifests(t.Context()); err != nil || len(inv.Objects) != 0 {
@@ -297,7 +342,7 @@ func TestDeleteIsConditionalAndCopesWithLostAnswersAndOldServers(t *testing.T) {
 		o.Endpoint = x.proxy(t, server.Endpoint)
 		s := fast(o)
 		inv, err := s.Packs(t.Context())
-		if err := s.Delete(t.Context(), one(t, inv, err)); err != nil {
+		if err := s.Delete(t.Context(), one(t, inv, err), soon()); err != nil {
 			t.Errorf("%s: %v", x.name, err)
 		}
 		if _, err := s.HasPack(t.Context(), pack.Pack); !errors.Is(err, ErrNotFound) {
@@ -323,7 +368,7 @@ func TestDeleteIsConditionalAndCopesWithLostAnswersAndOldServers(t *testing.T) {
 		}
 		next.ServeHTTP(w, r)
 	})
-	wantErr(t, fast(o).Delete(t.Context(), listed), ErrChanged, "delete object: object has changed")
+	wantErr(t, fast(o).Delete(t.Context(), listed, soon()), ErrChanged, "delete object: object has changed")
 	if text, err := s.GetDelta(t.Context(), rel, parent, content("another")); err != nil {
 		t.Errorf("the new one is gone: %q, %v", text, err)
 	}

@@ -29,6 +29,7 @@ var (
 	ErrExists        = errors.New("object exists")        // with other contents than those to be written
 	ErrDamaged       = errors.New("contents are damaged") // sum or length do not agree with the listing, or with what was signed
 	ErrYoung         = errors.New("object is too young to delete")
+	ErrStale         = errors.New("what was listed is out of date")
 )
 
 // What only this package tells apart.

@@ -26,6 +26,10 @@ func (s *Store) PushTime() time.Duration { return s.grace / 2 }
 // With [Store.PushTime] on top it outlives the push, with another quarter for clocks that are not exact.
 func (s *Store) Reliable(age time.Duration) bool { return age <= s.grace/4 }
 
+// Holds is until when what was read from the bucket at a time of S3's may be deleted by: a quarter of the grace. What is older than the
+// grace by then and was needed by nobody is needed by no push that began before.
+func (s *Store) Holds(read time.Time) time.Time { return read.Add(s.grace / 4) }
+
 // Stored is an object of the packed layout as it was listed.
 type Stored struct {
 	Key      string     // below <prefix><site>/, as release.Source.Key has it

@@ -27,7 +27,8 @@
 // [Store.PushTime]. What it relies on was, when it looked, referenced by a manifest, so that a tombstone
 // that names it is younger than PushTime when the push ends; or referenced by nobody and [Store.Reliable]. What is older
 // it writes anew, and looks again before its manifest, see [Store.Delete]. So no push, at whatever moment another clean-up
-// runs, stops or dies, names what is deleted, and a clean-up may act on lists that are hours old. A pointer that goes back to a release in the moment in which that is dropped:
+// runs, stops or dies, names what is deleted, while a clean-up acts on lists that are no older than [Store.Holds] says: it asks S3's clock at each
+// deletion. A pointer that goes back to a release in the moment in which that is dropped:
 // both write first and then look at what the other wrote, and who sees the other puts the manifest back ([Store.Restore]).
 //
 // Ambiguity. A request whose answer is lost may have worked, and a retry of a conditional write that

@@ -20,8 +20,19 @@ type transport struct {
 	requests, sent, received atomic.Int64
 }
 
+// wallKey is where a context has the end that the wall clock sets.
+type wallKey struct{}
+
+// onTheWall makes requests end at a time of the wall clock too. A context's own deadline stands still while the machine sleeps.
+func onTheWall(ctx context.Context, end time.Time) context.Context {
+	return context.WithValue(ctx, wallKey{}, end.Round(0))
+}
+
 // Do sends one request. A failure for want of progress is a *stallError, which the SDK tries again.
 func (t *transport) Do(req *http.Request) (*http.Response, error) {
+	if end, bounded := req.Context().Value(wallKey{}).(time.Time); bounded && time.Now().Round(0).After(end) {
+		return nil, context.DeadlineExceeded
+	}
 	t.requests.Add(1)
 	ctx, cancel := context.WithCancelCause(req.Context())
 	w := &watch{limit: t.limit, ctx: ctx, cancel: cancel}
