@@ -35,6 +35,7 @@ type cleaner struct {
 	cache *cache
 	keep  int // of the newest releases
 	dry   bool
+	warn  func(format string, args ...any)
 
 	now      time.Time // S3's clock
 	releases []standing
@@ -50,7 +51,7 @@ func (s *session) gc(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c := &cleaner{site: site, cache: openCache(s.cfg.Scope(), ""), keep: s.cfg.KeepRemote, dry: s.dryRun}
+	c := &cleaner{site: site, cache: openCache(s.cfg.Scope(), ""), keep: s.cfg.KeepRemote, dry: s.dryRun, warn: s.warn}
 	err = c.run(ctx)
 	s.sayCleaned(&c.done, err)
 	if s.json && err == nil {
@@ -242,20 +243,7 @@ func (c *cleaner) bury(ctx context.Context, r *standing) ([]byte, error) {
 // sweep deletes what only releases need that were dropped longer than the grace ago, and what belongs to none; the
 // tombstones last, so that who dies in between is not forgotten.
 func (c *cleaner) sweep(ctx context.Context) error {
-	needed, dead := map[string]bool{}, []*standing{}
-	alive := map[release.ID]bool{} // releases whose deltas are needed
-	for i := range c.releases {
-		r := &c.releases[i]
-		if r.dropped && c.age(r.stored.Modified) > c.site.store.Grace() {
-			dead = append(dead, r)
-			continue
-		}
-		alive[r.id] = true
-		for _, key := range r.keys {
-			needed[key] = true
-		}
-	}
-	var objects []store.Stored
+	var old []store.Stored
 	for _, list := range []func(context.Context) (store.Inventory, error){c.site.store.Packs, c.site.store.Deltas} {
 		inventory, err := list(ctx)
 		if err == nil && inventory.Date.After(c.site.store.Holds(c.now)) {
@@ -265,11 +253,28 @@ func (c *cleaner) sweep(ctx context.Context) error {
 			return err
 		}
 		for _, o := range inventory.Objects {
-			if !needed[o.Key] && !(o.Release != "" && alive[o.Release]) && inventory.Age(o) > c.site.store.Grace() {
-				objects = append(objects, o)
+			if inventory.Age(o) > c.site.store.Grace() {
+				old = append(old, o)
 			}
 		}
 	}
+	if err := c.spare(ctx); err != nil {
+		return err
+	}
+	needed, dead := map[string]bool{}, []*standing{}
+	alive := map[release.ID]bool{} // releases whose deltas are needed
+	for i := range c.releases {
+		r := &c.releases[i]
+		if r.dropped && !r.spared && c.age(r.stored.Modified) > c.site.store.Grace() {
+			dead = append(dead, r)
+			continue
+		}
+		alive[r.id] = true
+		for _, key := range r.keys {
+			needed[key] = true
+		}
+	}
+	objects := slices.DeleteFunc(old, func(o store.Stored) bool { return needed[o.Key] || o.Release != "" && alive[o.Release] })
 	if err := c.delete(ctx, objects); err != nil {
 		return err
 	}
@@ -287,6 +292,32 @@ func (c *cleaner) sweep(ctx context.Context) error {
 		graves = append(graves, r.stored)
 	}
 	return c.delete(ctx, graves)
+}
+
+// spare keeps dropped releases that somebody names: who put the pointer back knew nothing of tombstones, or died before it took
+// the drop back. Of the plain layout everything is still there, and the release can be deployed again.
+func (c *cleaner) spare(ctx context.Context) error {
+	if !slices.ContainsFunc(c.releases, func(r standing) bool { return r.dropped }) {
+		return nil
+	}
+	named, err := c.named(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range c.releases {
+		r := &c.releases[i]
+		if !r.dropped || !named[r.id] {
+			continue
+		}
+		r.spared = true
+		c.warn("%s was dropped, but the pointer, the head or an instance names it: nothing of it is deleted; deploy another release", r.id)
+		if r.plain && len(r.keys) == 0 && !c.dry {
+			if err := c.site.store.Restore(ctx, r.id, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // delete deletes objects, several at a time, and counts them.
@@ -337,7 +368,7 @@ const (
 
 // tidy cleans up after a push, best effort: what it could not do the next one does.
 func (s *session) tidy(ctx context.Context, site *site) {
-	c := &cleaner{site: site, cache: openCache(s.cfg.Scope(), ""), keep: s.cfg.KeepRemote}
+	c := &cleaner{site: site, cache: openCache(s.cfg.Scope(), ""), keep: s.cfg.KeepRemote, warn: s.warn}
 	if !c.cache.due(cleanEvery) {
 		return
 	}

@@ -457,3 +457,68 @@ func TestACleanUpThatSleptDeletesNothing(t *testing.T) {
 		r.pull()
 	}
 }
+
+func TestADroppedReleaseThatIsNamedAgainStays(t *testing.T) {
+	for _, layout := range []string{"plain", "packed"} {
+		r := newPackedRig(t, map[string]string{"a": "1"})
+		r.settings("keep_remote: 2\n")
+		var pointers []release.Pointer
+		for i := range 4 {
+			r.write("a", fmt.Sprint("version ", i))
+			if layout == "packed" {
+				r.write("big", noise(byte(i), 9<<20))
+			}
+			r.deploy("-layout=" + layout)
+			pointers = append(pointers, r.pointer())
+		}
+		var own []string // the packs of the first release
+		if first := pointers[0]; layout == "packed" {
+			for _, src := range r.manifest(first).Sources {
+				own = append(own, src.Key())
+			}
+		}
+		r.age(aDay, "")
+		r.gc()
+		r.age(aDay, "")
+		r.back(pointers[0]) // by somebody who knows no tombstones
+		if d := r.gc("-dry-run"); slices.Contains(d.Cleared, pointers[0].Release) {
+			t.Errorf("%s: a dry run would delete it: %+v", layout, d)
+		}
+		code, out, said := r.push(t.Context(), "-gc")
+		if code != exitDone || !strings.Contains(said, "push: warning: "+string(pointers[0].Release)+" was dropped, but the pointer") {
+			t.Errorf("%s: exit code %d: %s", layout, code, said)
+		}
+		if layout == "plain" {
+			if _, err := r.store.FindManifest(t.Context(), pointers[0].Release); !errors.Is(err, store.ErrNotFound) {
+				t.Errorf("the tombstone stays: %v", err)
+			}
+			if strings.Contains(out, string(pointers[0].Release)) || !strings.Contains(out, string(pointers[1].Release)) {
+				t.Errorf("it said %q", out)
+			}
+			own = matching(r.objects(), string(pointers[0].Release)+"/a")
+		} else if !r.dropped(pointers[0].Release) {
+			t.Error("where is the tombstone?")
+		}
+		for _, key := range own {
+			if !slices.Contains(r.objects(), key) {
+				t.Errorf("%s: %q is gone", layout, key)
+			}
+		}
+		if len(own) == 0 || matching(r.objects(), "m/"+string(pointers[1].Release)) != nil {
+			t.Errorf("%s: kept of the first: %q, and all: %q", layout, own, r.objects())
+		}
+	}
+}
+
+// back puts the pointer to an earlier release, as an older tool does.
+func (r *packedRig) back(p release.Pointer) {
+	r.Helper()
+	p.Sequence = r.pointer().Sequence + 1
+	read, err := r.store.Pointer(r.Context(), "")
+	if err == nil {
+		_, err = r.store.WritePointer(r.Context(), p.Text(), read.ETag)
+	}
+	if err != nil {
+		r.Fatal(err)
+	}
+}

@@ -21,6 +21,7 @@ type standing struct {
 	plain   bool         // there are objects of the plain layout
 	stored  store.Stored // of what is in the manifest's place; zero: nothing
 	dropped bool         // that is a tombstone
+	spared  bool         // it was dropped, and is named all the same
 	packed  bool         // that is a manifest
 	files   int          // of a manifest
 	bytes   int64        // of a manifest's files

@@ -131,13 +131,13 @@ func (s *Store) DropPlain(ctx context.Context, id release.ID) error {
 
 // Restore takes back that a release was dropped a moment ago: its manifest comes in place of the tombstone; with none, in
 // the plain layout, the tombstone goes. Where there is no tombstone there is nothing to do. After [Store.PushTime] it is too
-// late, ErrNotFound: what the release was made of may be gone.
+// late for a manifest, ErrNotFound: what the release was made of may be gone. Of the plain layout a listing tells whether all is there.
 func (s *Store) Restore(ctx context.Context, id release.ID, manifest []byte) error {
 	found, now, err := s.find(ctx, id)
 	switch {
 	case err == nil && !found.Dropped, errors.Is(err, ErrNotFound) && manifest == nil:
 		return nil
-	case err == nil && age(now, &found.Stored.Modified) > s.PushTime():
+	case err == nil && manifest != nil && age(now, &found.Stored.Modified) > s.PushTime():
 		err = fmt.Errorf("it was dropped too long ago: contents are %w", ErrNotFound)
 	case err == nil && manifest != nil:
 		err = s.replace(ctx, found.Stored, manifest)
