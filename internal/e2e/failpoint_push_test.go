@@ -113,8 +113,8 @@ func (b *pushed) pushKilled(step string, out bool) {
 		b.t.Fatalf("%s: push again: %s", step, r)
 	}
 	b.converged(healTime)
-	if got := len(b.list("p")); b.packs && got != 1+2 { // the first version has one
-		b.t.Errorf("%s: there are %d packs, want 3", step, got)
+	if got := len(b.list("p")); b.packs && got < 1+1 { // the first version has one; how many this one has is up to the uplink
+		b.t.Errorf("%s: there are %d packs, want those of two versions", step, got)
 	}
 	if step == "PU1+" && len(stood) < 1+1 {
 		b.t.Errorf("%s: no pack had landed: %v", step, stood)

@@ -310,7 +310,7 @@ func (r *rig) rows() map[string]fleet.Member {
 func (r *rig) until(what string, limit time.Duration, cond func() bool) time.Duration {
 	r.t.Helper()
 	began := time.Now()
-	for !cond() {
+	for synctest.Wait(); !cond(); synctest.Wait() { // cond reads what machines write
 		if time.Since(began) > limit {
 			var views []string
 			for id, b := range r.all {
