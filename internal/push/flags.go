@@ -140,7 +140,7 @@ func flagSet(o *options) *flag.FlagSet {
 	set.DurationVar(&o.length, "for", 0, "how long to freeze, as 2h; without it until -unfreeze")
 	set.StringVar(&o.maxExcluded, "max-excluded", "", "how many members this rollout may leave behind: 3 or 40%; adds a line to the pointer")
 	set.BoolVar(&o.dryRun, "dry-run", false, "check everything, write nothing")
-	set.BoolVar(&o.force, "force", false, "push although nothing changed, or over a pointer that cannot be read")
+	set.BoolVar(&o.force, "force", false, "push although nothing changed, with all contents stored anew, or over a pointer that cannot be read")
 	set.StringVar(&o.config, "config", "config.yml", "the settings file")
 	set.StringVar(&o.profile, "profile", "", "AWS profile, in place of the settings'")
 	set.BoolVar(&o.json, "json", false, "one JSON object on stdout, text for people on stderr")

@@ -40,11 +40,12 @@ type parcel struct {
 	looked  time.Time // before anything was read from the bucket
 	parent  *release.Manifest
 	before  release.ID // the parent's id
+	anew    bool       // every content is stored, whatever is in the bucket
 	kept    bool       // some contents are those of other releases
 	draft   *release.Draft
 	pointer release.Pointer
 
-	standing func() (map[string]store.Stored, error) // the packs that there are, listed once
+	standing func() (map[string]standingPack, error) // the packs that there are, listed once
 	left     []leftover
 }
 
@@ -67,8 +68,8 @@ func (s *session) deployPacked(ctx context.Context) error {
 	if err := v.older(); err != nil {
 		return err
 	}
-	p := &parcel{site: site, cache: c, tree: tree, before: v.Pointer.Release, looked: looked}
-	p.standing = sync.OnceValues(func() (map[string]store.Stored, error) { return standingPacks(ctx, site.store) })
+	p := &parcel{site: site, cache: c, tree: tree, before: v.Pointer.Release, looked: looked, anew: s.force}
+	p.standing = sync.OnceValues(func() (map[string]standingPack, error) { return standingPacks(ctx, site.store) })
 	if err := s.compare(ctx, p, v); err != nil {
 		return err
 	}
@@ -126,6 +127,9 @@ func (s *session) compare(ctx context.Context, p *parcel, v view) (err error) {
 	if p.parent, err = s.parent(ctx, p.site, p.cache, v.Pointer); err != nil {
 		return err
 	}
+	if p.anew {
+		return p.plan(nil)
+	}
 	var manifests []*release.Manifest
 	if p.parent != nil {
 		manifests = append(manifests, p.parent)
@@ -149,6 +153,9 @@ func (s *session) compare(ctx context.Context, p *parcel, v view) (err error) {
 		return err
 	}
 	if err := p.leftovers(ctx, manifests); err != nil {
+		return err
+	}
+	if manifests, err = p.sound(manifests); err != nil {
 		return err
 	}
 	return p.plan(manifests)

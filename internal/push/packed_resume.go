@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -18,18 +19,21 @@ type leftover struct {
 	index []release.IndexFrame
 }
 
-// standingPacks are the packs that there are, by key; those that may not be relied on have no size.
-func standingPacks(ctx context.Context, s *store.Store) (map[string]store.Stored, error) {
+// standingPack is a pack that there is.
+type standingPack struct {
+	store.Stored
+	lasts bool // it may be relied on although nobody names it
+}
+
+// standingPacks are the packs that there are, by key.
+func standingPacks(ctx context.Context, s *store.Store) (map[string]standingPack, error) {
 	inventory, err := s.Packs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	packs := make(map[string]store.Stored, len(inventory.Objects))
+	packs := make(map[string]standingPack, len(inventory.Objects))
 	for _, o := range inventory.Objects {
-		if !s.Reliable(inventory.Age(o)) {
-			o.Size = 0
-		}
-		packs[o.Key] = o
+		packs[o.Key] = standingPack{o, s.Reliable(inventory.Age(o))}
 	}
 	return packs, nil
 }
@@ -49,8 +53,8 @@ func (p *parcel) leftovers(ctx context.Context, kept []*release.Manifest) error 
 	}
 	var candidates []store.Stored
 	for key, o := range packs {
-		if o.Size > 0 && !named[key] {
-			candidates = append(candidates, o)
+		if o.lasts && !named[key] {
+			candidates = append(candidates, o.Stored)
 		}
 	}
 	p.left = make([]leftover, len(candidates))
@@ -69,4 +73,29 @@ func (p *parcel) leftovers(ctx context.Context, kept []*release.Manifest) error 
 		})
 	}
 	return g.Wait()
+}
+
+// sound are the manifests without the contents whose packs are gone or cut short: those are stored anew.
+func (p *parcel) sound(kept []*release.Manifest) ([]*release.Manifest, error) {
+	packs, err := p.standing()
+	if err != nil {
+		return nil, err
+	}
+	kept = slices.Clone(kept)
+	for i, m := range kept {
+		torn := make([]bool, len(m.Sources))
+		for n, src := range m.Sources {
+			torn[n] = src.Release == "" && packs[src.Key()].Size < src.End
+		}
+		if !slices.Contains(torn, true) {
+			continue
+		}
+		whole := *m
+		whole.Entries = slices.DeleteFunc(slices.Clone(m.Entries), func(e release.Entry) bool {
+			first, last := m.Span(&e)
+			return slices.ContainsFunc(m.Frames[first:last], func(f release.Frame) bool { return torn[f.Source] })
+		})
+		kept[i] = &whole
+	}
+	return kept, nil
 }

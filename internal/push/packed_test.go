@@ -464,3 +464,42 @@ func TestAPushOverAManifestThatIsNotTheSignedOneSaysSoAndBuildsOnNothingOfIt(t *
 		r.pull()
 	}
 }
+
+func TestADamagedPackIsMendedByForce(t *testing.T) {
+	r := newPackedRig(t, map[string]string{"big": noise(1, 9<<20), "x": "1"})
+	r.deploy()
+	pack := filepath.Join(r.bucket, "shop", matching(r.objects(), "p/")[0])
+	body, err := os.ReadFile(pack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body[len(body)/2] ^= 4
+	if err := os.WriteFile(pack, body, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r.age(7*time.Hour, "p/")
+	if result, _ := r.deploy("-force"); result.Outcome != Published || result.UploadedBytes < 9<<20 {
+		t.Errorf("%+v", result)
+	}
+	r.pull()
+}
+
+func TestAPackThatIsGoneOrCutIsStoredAnewWhereItIsSeen(t *testing.T) {
+	for _, size := range []int64{-1, 1000} {
+		r := newPackedRig(t, map[string]string{"big": noise(1, 9<<20), "x": "1"})
+		r.deploy()
+		pack := filepath.Join(r.bucket, "shop", matching(r.objects(), "p/")[0])
+		err := os.Truncate(pack, max(size, 0))
+		if size < 0 {
+			err = os.Remove(pack)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.write("other", noise(2, 9<<20))                           // enough that the packs are listed
+		if result, _ := r.deploy(); result.UploadedBytes < 10<<20 { // more than what is new
+			t.Errorf("%+v", result)
+		}
+		r.pull()
+	}
+}

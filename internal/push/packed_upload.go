@@ -39,7 +39,8 @@ type packing struct {
 	size                atomic.Int64 // of the next packs
 	once                sync.Once
 	measured            chan struct{} // closed when the first pack is there
-	standing            func() (map[string]store.Stored, error)
+	standing            func() (map[string]standingPack, error)
+	anew                bool // packs are written whatever is there
 
 	mu      sync.Mutex
 	renewed []release.Sum // packs that were there, too old to rely on, and were written again
@@ -56,7 +57,7 @@ type frame struct {
 func newPacking(p *parcel) *packing {
 	packing := &packing{
 		store: p.site.store, tree: p.tree, draft: p.draft, packer: p.draft.Packer(release.MinPackSize),
-		large: map[string]*release.Verifier{}, standing: p.standing, measured: make(chan struct{}),
+		large: map[string]*release.Verifier{}, standing: p.standing, anew: p.anew, measured: make(chan struct{}),
 	}
 	packing.size.Store(release.MinPackSize)
 	return packing
@@ -270,7 +271,7 @@ func (p *packing) upload(ctx context.Context, pack *release.Pack) error {
 	}
 	src, size := release.Source{Pack: pack.Sum}, int64(len(pack.Data))
 	o, there := packs[src.Key()]
-	if there && o.Size == size {
+	if there && o.lasts && o.Size == size && !p.anew {
 		p.once.Do(func() { close(p.measured) })
 		p.sent.Add(size)
 		return nil
@@ -280,7 +281,11 @@ func (p *packing) upload(ctx context.Context, pack *release.Pack) error {
 	}
 	ctx = store.WithProgress(ctx, func(n int64) { p.sent.Add(n) })
 	began := time.Now()
-	err = p.store.PutPack(ctx, pack.Sum, bytes.NewReader(pack.Data), size)
+	put := p.store.PutPack
+	if p.anew {
+		put = p.store.ReplacePack
+	}
+	err = put(ctx, pack.Sum, bytes.NewReader(pack.Data), size)
 	p.resize(size, time.Since(began))
 	failpoint.Landed("PU1")
 	if err == nil && there {

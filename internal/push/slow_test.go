@@ -75,7 +75,8 @@ func TestASlowUplinkThatBreaksCostsSeconds(t *testing.T) {
 		t.Errorf("%d bytes were sent that were there already", again)
 	}
 	m := r.pull()
-	if dry, _ := r.deploy("-force", "-dry-run"); dry.UploadedBytes != 0 {
+	r.write("more", "1")
+	if dry, _ := r.deploy("-dry-run"); dry.UploadedBytes != 1 {
 		t.Errorf("after it a dry run would upload %d bytes", dry.UploadedBytes)
 	}
 	if c := m.FreshCost(); c.Requests > 2*int(whole/release.MaxRange+1)+8 {

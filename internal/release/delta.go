@@ -64,7 +64,8 @@ func difference(child, parent *Manifest) *body {
 		if len(old) > 0 && old[0].Path == e.Path {
 			o := &old[0]
 			old = old[1:]
-			moved := e.hasContent() && (number[e.Frame] != o.Frame || e.Offset != o.Offset)
+			first, last := child.Span(e)
+			moved := e.hasContent() && (number[first] != o.Frame || e.Offset != o.Offset || !inRow(number[first:last]))
 			if o.same(e) && o.MTime == e.MTime && !moved {
 				continue
 			}
@@ -77,12 +78,23 @@ func difference(child, parent *Manifest) *body {
 	return d
 }
 
+// inRow says whether frames follow each other, as those of one entry must.
+func inRow(number []int32) bool {
+	for i, n := range number {
+		if n < 0 || n != number[0]+int32(i) {
+			return false
+		}
+	}
+	return true
+}
+
 // change adds an entry of the child, and the frames that it needs and the parent has not. number maps the child's
 // frames and is -1 where there is no number yet.
 func (b *body) change(child *Manifest, e Entry, number []int32) {
 	first, last := child.Span(&e)
+	whole := inRow(number[first:last]) // else, as where one of several packs was stored anew, all are named again
 	for f := first; f < last; f++ {
-		if number[f] >= 0 {
+		if whole || number[f] >= 0 && last == first+1 {
 			continue
 		}
 		frame := child.Frames[f]

@@ -70,10 +70,23 @@ func (s *Store) putBytes(ctx context.Context, key string, object []byte) error {
 //
 // The same bytes already there are a success, so an interrupted push can be run again; if they are not
 // [Store.Reliable] they are written once more, so that they are not deleted as left over while the push still runs.
-// Other bytes are ErrExists.
+// Other bytes are overwritten: they are not what their name says.
 func (s *Store) PutPack(ctx context.Context, sum release.Sum, body io.ReadSeeker, size int64) error {
 	src := release.Source{Pack: sum}
-	if err := s.putLasting(ctx, src.Key(), body, size, sum); err != nil {
+	err := s.putLasting(ctx, src.Key(), body, size, sum)
+	if errors.Is(err, ErrExists) {
+		return s.ReplacePack(ctx, sum, body, size)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", describe(src), err)
+	}
+	return nil
+}
+
+// ReplacePack is PutPack over whatever is there, also where S3 says that it is the same: for a pack that cannot be read.
+func (s *Store) ReplacePack(ctx context.Context, sum release.Sum, body io.ReadSeeker, size int64) error {
+	src := release.Source{Pack: sum}
+	if err := s.put(ctx, s.outgoing(src.Key(), body, size, sum), &s3.PutObjectInput{}); err != nil {
 		return fmt.Errorf("write %s: %w", describe(src), err)
 	}
 	return nil

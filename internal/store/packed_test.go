@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"s3pulldeploy/internal/release"
 )
@@ -260,5 +261,31 @@ func TestOldPackThatIsDeletedWhileItIsRenewedIsWrittenAnew(t *testing.T) {
 	}
 	if got, err := readRange(New(o), pack, 0, 4); err != nil || got != "pack" {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestAPackOfOtherBytesThanItsNameSaysIsOverwritten(t *testing.T) {
+	for _, found := range []string{"PACK", "pa"} {
+		o, server := options(t)
+		s := New(o)
+		pack := putPack(t, s, "pack")
+		other := s.outgoing(pack.Key(), strings.NewReader(found), int64(len(found)), sha256.Sum256([]byte(found)))
+		if err := s.put(t.Context(), other, &s3.PutObjectInput{}); err != nil {
+			t.Fatal(err)
+		}
+		putPack(t, s, "pack")
+		if text, err := os.ReadFile(file(server.Dir, o, pack.Key())); err != nil || string(text) != "pack" {
+			t.Errorf("%q stays as %q, %v", found, text, err)
+		}
+		// What S3 does not know of: the bytes on its disk.
+		if err := os.WriteFile(file(server.Dir, o, pack.Key()), []byte("pacc"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.ReplacePack(t.Context(), pack.Pack, strings.NewReader("pack"), 4); err != nil {
+			t.Fatal(err)
+		}
+		if text, err := os.ReadFile(file(server.Dir, o, pack.Key())); err != nil || string(text) != "pack" {
+			t.Errorf("%q, %v", text, err)
+		}
 	}
 }
