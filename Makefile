@@ -32,6 +32,7 @@ UNTAGGED        = 0.0.0+$(shell git log -1 --date=format-local:%Y%m%d%H%M%S --fo
 PACKAGE_VERSION = $(or $(TAG),$(UNTAGGED))
 PACKAGE_ARCHS  ?= amd64 arm64
 DIST           ?= dist
+PUSH_TARGETS  ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
 
 # How long each fuzz target runs.
 FUZZTIME ?= 5s
@@ -50,7 +51,11 @@ machine: # the Debian packages, or a list of what is missing; checks Go
 build: ## dist/agent and dist/push
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o dist/ ./cmd/...
 
-release: package ## what is published: packages, SBOM and SHA256SUMS in dist
+release: package ## what is published: packages, push for PUSH_TARGETS, SBOM and SHA256SUMS in dist
+	set -e; for target in $(PUSH_TARGETS); do \
+		os=$${target%/*}; arch=$${target#*/}; suffix=; [ $$os != windows ] || suffix=.exe; \
+		CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch go build -trimpath -ldflags '$(LDFLAGS)' -o $(DIST)/push-$$os-$$arch$$suffix ./cmd/push; \
+	done
 	go run ./internal/sbom $(PACKAGE_VERSION) $(DIST)/agent $(DIST)/push > $(DIST)/sbom.cdx.json
 	cd $(DIST) && find . -type f ! -name SHA256SUMS | LC_ALL=C sort | xargs sha256sum > SHA256SUMS
 

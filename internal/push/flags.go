@@ -52,7 +52,7 @@ func init() { // a verb's code mentions other verbs: as a plain variable this wo
 			"message wait timeout max-excluded dry-run force", (*session).rollback,
 		},
 		"manifest":   {"[=RELEASE]", "print the list of files of a packed release as JSON; default: the pointer's", "", (*session).printManifest},
-		"status":     {"", "the fleet, the pointer, every instance; the first line says what is stuck", "", (*session).status},
+		"status":     {"", "the fleet, the pointer, every instance; the first line says what is stuck", "watch", (*session).status},
 		"releases":   {"", "what is in the bucket, newest first", "", (*session).releases},
 		"abort":      {"", "hold the newest release: it does not go live, an open rollout of it ends, what has flipped goes back", "", (*session).abort},
 		"freeze":     {"REASON", "stop every rollout but rollbacks, until -unfreeze or for a time", "for", (*session).freeze},
@@ -79,7 +79,7 @@ type options struct {
 	fault error
 
 	message, commit, layout, maxExcluded string
-	wait, dryRun, force, json            bool
+	wait, watch, dryRun, force, json     bool
 	timeout, length                      time.Duration // length: of a freeze
 	config, profile                      string
 }
@@ -135,6 +135,7 @@ func flagSet(o *options) *flag.FlagSet {
 	set.StringVar(&o.message, "message", "", "why this is pushed, for people; adds a line to the pointer")
 	set.StringVar(&o.commit, "commit", "", "the commit, for people and hooks; adds a line to the pointer")
 	set.StringVar(&o.layout, "layout", "", "how the bucket keeps the release, in place of the settings': plain or packed")
+	set.BoolVar(&o.watch, "watch", false, "look again every two seconds, until interrupted")
 	set.BoolVar(&o.wait, "wait", true, "wait for the fleet")
 	set.DurationVar(&o.timeout, "timeout", 15*time.Minute, "how long to wait, from the pointer on")
 	set.DurationVar(&o.length, "for", 0, "how long to freeze, as 2h; without it until -unfreeze")

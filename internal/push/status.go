@@ -69,6 +69,9 @@ func (s *session) status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if s.watch {
+		return s.watchStatus(ctx, site)
+	}
 	v := site.look(ctx)
 	st := v.status(s.cfg.Site)
 	if s.json {
