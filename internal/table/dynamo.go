@@ -40,6 +40,7 @@ type Dynamo struct {
 	client  *dynamodb.Client
 	timeout time.Duration
 	careful aws.Retryer // for writes
+	perPage int32       // at most so many items in a page of a query; 0: DynamoDB's own 1 MB. Tests have small pages
 
 	reads, writes         atomic.Int64
 	readHalfs, writeHalfs atomic.Int64 // capacity in half units, the smallest that DynamoDB counts
@@ -131,6 +132,9 @@ func (d *Dynamo) Query(ctx context.Context, partition, prefix string, consistent
 		ExpressionAttributeValues: e.values,
 		ConsistentRead:            &consistent,
 		ReturnConsumedCapacity:    types.ReturnConsumedCapacityTotal,
+	}
+	if d.perPage > 0 {
+		in.Limit = &d.perPage
 	}
 	var items []fleet.Item
 	for {

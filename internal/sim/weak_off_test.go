@@ -1,5 +1,0 @@
-//go:build !weakened
-
-package sim
-
-func weakened() string { return "" }
