@@ -28,6 +28,7 @@ const module = "s3pulldeploy/"
 var leaves = []string{
 	"internal/account", "internal/config", "internal/disk", "internal/failpoint", "internal/fleet", "internal/hook",
 	"internal/instance", "internal/notify", "internal/php", "internal/release", "internal/store", "internal/table", "internal/version",
+	"internal/weak",
 }
 
 // layers says which of our packages a package may import, and why no others.
@@ -43,8 +44,8 @@ var layers = map[string]struct {
 
 	"internal/account":   {nil, "credentials serve every client alike and know none of them"},
 	"internal/config":    {[]string{"internal/release"}, "settings are read before anything else exists; only names are checked by release's rules"},
-	"internal/disk":      {[]string{"internal/failpoint", "internal/release"}, "the disk keeps what others fetched and decided: it knows no S3, table or protocol"},
-	"internal/fleet":     {[]string{"internal/failpoint", "internal/release"}, "the protocol is judged on its small table interface and simulated without S3, disks and PHP"},
+	"internal/disk":      {[]string{"internal/failpoint", "internal/release", "internal/weak"}, "the disk keeps what others fetched and decided: it knows no S3, table or protocol"},
+	"internal/fleet":     {[]string{"internal/failpoint", "internal/release", "internal/weak"}, "the protocol is judged on its small table interface and simulated without S3, disks and PHP"},
 	"internal/failpoint": {nil, "a step is named by who takes it; what breaks there knows nothing of it"},
 	"internal/hook":      {nil, "a hook is a command with a deadline; what its failure means is the caller's"},
 	"internal/instance":  {nil, "who and where this machine is does not depend on what runs on it"},
@@ -57,6 +58,8 @@ var layers = map[string]struct {
 	"internal/version": {nil, "what a binary is made of is known to the toolchain, not to us"},
 
 	"internal/table/tabletest": {[]string{"internal/fleet"}, "the conformance suite tests the interface, so that every table can run it"},
+
+	"internal/weak": {nil, "a rule is named by who keeps it; what happens without it is shown by the simulation"},
 
 	"internal/arch":          {nil, "the rules are about all packages and belong to none"},
 	"internal/e2e":           {nil, "the built commands are tested from outside"},

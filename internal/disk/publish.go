@@ -15,6 +15,7 @@ import (
 
 	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/weak"
 )
 
 // Complete checks that the tree is exactly the listing, and adds the release's symlinks and what the options
@@ -197,8 +198,10 @@ func (s *Stage) publish(ctx context.Context) error {
 	if err := failpoint.Hit("A9"); err != nil {
 		return s.lost(err)
 	}
-	if err := s.d.syncfs(s.sync); err != nil {
-		return s.lost(err)
+	if weak.Rule != "M11" {
+		if err := s.d.syncfs(s.sync); err != nil {
+			return s.lost(err)
+		}
 	}
 	s.d.mu.Lock()
 	defer s.d.mu.Unlock()

@@ -1,6 +1,10 @@
 package fleet
 
-import "time"
+import (
+	"time"
+
+	"s3pulldeploy/internal/weak"
+)
 
 // rewatch is how often a member that a wave took ahead checks its health again, until the epoch is decided.
 const rewatch = 10 * time.Second
@@ -11,10 +15,10 @@ func (n *Node) goAhead() {
 	h, v := n.head, n.state.Vote
 	yes := v.Yes && v.Epoch == h.Epoch && v.Release == h.Release
 	d := n.state.Decision
-	if n.state.Ahead.Epoch >= h.Epoch || n.phase != Serve || !yes && weak != "M13" || d.Epoch == 0 || n.state.Flipped.Epoch != d.Epoch {
+	if n.state.Ahead.Epoch >= h.Epoch || n.phase != Serve || !yes && weak.Rule != "M13" || d.Epoch == 0 || n.state.Flipped.Epoch != d.Epoch {
 		return
 	}
-	if !h.Reaches(n.o.Instance, n.o.Group) && (weak != "M14" || h.State != Wave) {
+	if !h.Reaches(n.o.Instance, n.o.Group) && (weak.Rule != "M14" || h.State != Wave) {
 		return
 	}
 	was := n.state.Ahead
@@ -33,7 +37,7 @@ func (n *Node) goal() Commitment {
 	switch {
 	case a.Epoch <= d.Epoch:
 		return d
-	case weak == "M15" && n.state.Flipped.Epoch == a.Epoch:
+	case weak.Rule == "M15" && n.state.Flipped.Epoch == a.Epoch:
 		return a
 	case !n.haveHead || n.lost:
 		if n.state.Flipped.Epoch == a.Epoch {

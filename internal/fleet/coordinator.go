@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/weak"
 )
 
 // Reasons that the protocol itself asks about; all others are for people.
@@ -71,7 +72,7 @@ func (n *Node) coordinate(ctx context.Context) {
 		return // a partial sweep counts for nothing
 	}
 	c.failed = 0
-	if weak == "M3" && c.early != nil {
+	if weak.Rule == "M3" && c.early != nil {
 		rows = mergeEarly(c.early, rows)
 	}
 	n.touch()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"s3pulldeploy/internal/failpoint"
+	"s3pulldeploy/internal/weak"
 )
 
 type stand struct {
@@ -23,7 +24,7 @@ func (n *Node) readHead(ctx context.Context) {
 	}
 	strong := n.strong
 	n.headRead = n.now
-	h, ok, err := n.o.Ledger.Head(ctx, strong && weak != "M6")
+	h, ok, err := n.o.Ledger.Head(ctx, strong && weak.Rule != "M6")
 	n.headAt = n.now + n.headEvery()
 	if !n.note("table", err) {
 		n.headAt = n.now + n.backOff(n.headEvery(), n.headFailed)

@@ -12,6 +12,7 @@ import (
 
 	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/weak"
 )
 
 // What the protocol's writes can be refused for.
@@ -259,7 +260,7 @@ func (l *Ledger) Decide(ctx context.Context, h Head, o Outcome) (Head, error) {
 	if o.Commit && h.Kind != KindRollback {
 		w.If = append(w.If.(And), Absent{"frozen"})
 	}
-	if weak == "M5" {
+	if weak.Rule == "M5" {
 		w.If = nil
 	}
 	decided, err := l.writeHead(ctx, "decide", w)

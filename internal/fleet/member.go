@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/weak"
 )
 
 // Phase is a member's own word on whether it takes part.
@@ -72,7 +73,7 @@ func (m Member) Newest() int64 { return max(m.Epoch, m.Vote.Epoch, m.Active.Epoc
 
 // voted says whether the row has a vote of this kind for the head's epoch and release.
 func (m Member) voted(h Head, yes bool) bool {
-	return (m.Vote.Epoch == h.Epoch || weak == "M4") && m.Vote.Release == h.Release && m.Vote.Yes == yes
+	return (m.Vote.Epoch == h.Epoch || weak.Rule == "M4") && m.Vote.Release == h.Release && m.Vote.Yes == yes
 }
 
 // attributes are what the member itself writes at every beat, besides the beat.

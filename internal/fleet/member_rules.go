@@ -8,6 +8,7 @@ import (
 
 	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/weak"
 )
 
 // retryLocal is the wait before a machine tries again what failed for reasons of its own: catching up, settling.
@@ -52,7 +53,7 @@ func (n *Node) apply(ctx context.Context) Want {
 		n.goAhead()
 	}
 	d := n.goal()
-	if v := n.state.Vote; weak == "M7" && v.Yes && v.Epoch > n.state.Flipped.Epoch {
+	if v := n.state.Vote; weak.Rule == "M7" && v.Yes && v.Epoch > n.state.Flipped.Epoch {
 		early := Commitment{Epoch: v.Epoch, Sequence: n.head.Sequence, Release: v.Release}
 		return Want{Task: Flip, Epoch: v.Epoch, Commit: early}
 	}

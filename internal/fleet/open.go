@@ -6,12 +6,13 @@ import (
 	"time"
 
 	"s3pulldeploy/internal/failpoint"
+	"s3pulldeploy/internal/weak"
 )
 
 // mayOpen says whether the protocol allows an epoch for a pointer, as far as the head that was read tells.
 func (n *Node) mayOpen(note Note) bool {
 	h, s := n.head, note.Sequence
-	if weak == "M12" && h.IsBad(s) {
+	if weak.Rule == "M12" && h.IsBad(s) {
 		return h.Decided() && s == h.Sequence
 	}
 	if contains(n.state.Bad, s) || s < n.state.Floor {
@@ -73,7 +74,7 @@ func (n *Node) open(ctx context.Context) {
 		return
 	}
 	var early []Member
-	if weak == "M3" {
+	if weak.Rule == "M3" {
 		early, _ = n.o.Ledger.Members(ctx)
 	}
 	prev, fate := n.head, judge(n.head, n.rows, Member.alive)

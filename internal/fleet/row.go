@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"s3pulldeploy/internal/failpoint"
+	"s3pulldeploy/internal/weak"
 )
 
 func (n *Node) register(ctx context.Context) {
@@ -39,10 +40,10 @@ func (n *Node) enter(ctx context.Context) {
 		return
 	}
 	votedHere := n.acked.voted(n.head, true)
-	if current && !n.vetted && weak != "M6" && (n.away || !n.vet(ctx)) {
+	if current && !n.vetted && weak.Rule != "M6" && (n.away || !n.vet(ctx)) {
 		return
 	}
-	if current && (!n.head.State.Open() || votedHere || weak == "M1") {
+	if current && (!n.head.State.Open() || votedHere || weak.Rule == "M1") {
 		n.inService = true
 		n.log.Info("in service", "epoch", n.state.Flipped.Epoch, "release", string(n.state.Flipped.Release))
 	}
@@ -109,7 +110,7 @@ func (n *Node) beat(ctx context.Context) {
 	if n.phase == Serve && n.serveMark < 0 {
 		n.serveMark = n.strongReads
 		n.strong, n.headAt = true, 0
-		n.inService = weak == "M2" // the head was read before phase serve was written: too early
+		n.inService = weak.Rule == "M2" // the head was read before phase serve was written: too early
 	}
 }
 

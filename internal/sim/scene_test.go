@@ -29,6 +29,7 @@ type scene struct {
 	pointer  []byte
 	sequence int64
 	pushed   map[int64]release.ID
+	guard    map[int64]int64     // max_excluded in percent, by sequence
 	broken   map[release.ID]bool // releases that every hook refuses
 	spoilt   map[release.ID]bool // releases that fail their check wherever they are flipped to
 	hooked   bool                // all have a fleet_once hook
@@ -60,13 +61,16 @@ type machine struct {
 	disk    map[release.ID]bool // complete and durable
 	active  release.ID
 
+	sweep map[string]part // what its coordinator last read of each partition
+
+	view  func() fleet.View          // what the agent shows; nil: not asked
 	phase func() (fleet.Phase, bool) // the agent's own word, and whether it is ready
 }
 
 func newScene(seed uint64) *scene {
 	s := &scene{
 		seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), mem: table.NewMemory(), epoch: time.Unix(1_790_000_000, 0),
-		pushed: map[int64]release.ID{}, broken: map[release.ID]bool{}, spoilt: map[release.ID]bool{},
+		pushed: map[int64]release.ID{}, guard: map[int64]int64{}, broken: map[release.ID]bool{}, spoilt: map[release.ID]bool{},
 	}
 	s.log = slog.New(slog.DiscardHandler)
 	if os.Getenv("SIM_LOG") != "" {
@@ -133,7 +137,11 @@ func (s *scene) push(back release.ID) {
 	if s.stepwise && back == "" && !s.calm && s.chance(0.35) {
 		extra = s.inWaves()
 	}
-	s.pushed[s.sequence] = id
+	s.pushed[s.sequence], s.guard[s.sequence] = id, 10
+	if s.fateOf("max_excluded", s.sequence).chance(0.2) { // a bad day
+		s.guard[s.sequence] = 40
+		extra += "\nmax_excluded \"40%\""
+	}
 	s.broken[id] = s.broken[id] || back == "" && !s.calm && s.chance(0.15)
 	s.pointer = fmt.Appendf(nil, "%s\n%d\n3%s", id, s.sequence, extra)
 	s.spoilt[id] = s.spoilt[id] || back == "" && !s.calm && s.chance(0.15)

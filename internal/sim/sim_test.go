@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/weak"
 )
 
 var (
@@ -122,7 +123,7 @@ func (b *box) sigterm(machineGoes bool) {
 				}
 			}
 		}()
-		_ = b.node.Leave(context.Background(), machineGoes || weakened() == "M10")
+		_ = b.node.Leave(context.Background(), machineGoes || weak.Rule == "M10")
 	}()
 	if row := b.w.truth.row(b.id); row.Instance == "" {
 		delete(b.w.truth.rows, b.id)

@@ -21,8 +21,8 @@ type truth struct {
 	woke      map[string]time.Duration // true time of the last beat that ended a silence
 	led       map[string]time.Duration // true time of the last beat on the head, by coordinator
 	rows      map[string]fleet.Member  // as the table has them
-	excluded  map[int64]map[string]bool
 	waves     map[int64][]fleet.Head
+	runs      map[int64]int    // completed runs of fleet_once, by sequence
 	yes       map[promise]bool // every yes that ever landed; a row may be overwritten by a registration that comes late
 }
 
@@ -36,16 +36,8 @@ type promise struct {
 func newTruth(w *scene) truth {
 	return truth{
 		w: w, decisions: map[int64]fleet.EpochState{}, commits: map[int64]fleet.Head{}, beats: map[string]time.Duration{}, woke: map[string]time.Duration{}, led: map[string]time.Duration{},
-		rows: map[string]fleet.Member{}, waves: map[int64][]fleet.Head{}, excluded: map[int64]map[string]bool{}, yes: map[promise]bool{},
+		rows: map[string]fleet.Member{}, waves: map[int64][]fleet.Head{}, runs: map[int64]int{}, yes: map[promise]bool{},
 	}
-}
-
-// sender is who sent a write, and what was durable there when it was sent.
-type sender struct {
-	*machine
-	floor  int64
-	active release.ID
-	vote   fleet.Vote
 }
 
 // written sees every write that lands.
@@ -138,6 +130,7 @@ func (t *truth) headWritten(by sender, h fleet.Head) {
 		t.opened(by.floor, was, h)
 	case h.State != was.State:
 		t.moved(was, h)
+		t.counted(by, was, h)
 	}
 }
 
@@ -199,7 +192,6 @@ func (t *truth) moved(was, h fleet.Head) {
 // committed judges a commit (I5, I8): every machine in service is behind it, or was rightly left out.
 func (t *truth) committed(h fleet.Head) {
 	t.commits[h.Epoch] = h
-	t.excluded[h.Epoch] = map[string]bool{}
 	yes := 0
 	for _, b := range t.w.machines {
 		m := t.rows[b.id]
@@ -214,7 +206,6 @@ func (t *truth) committed(h fleet.Head) {
 		led, was := t.led[b.id]
 		silent = silent || was && h.Coordinator != b.id && t.w.now-led > 30*time.Second && t.w.now-t.beats[b.id] > 12*time.Second
 		left := m.Phase == fleet.Leaving || m.Phase == fleet.Out || m.Vote.Epoch == h.Epoch
-		t.excluded[h.Epoch][b.id] = true
 		if b.up && b.inService && !silent && !left {
 			t.w.fail("I5 valid commit, I8 joiners, I10 no remote clocks: epoch %d committed %s without %s, which is in service on %q, last beat %v ago, row %s vote %+v",
 				h.Epoch, h.Release, b.id, b.active, t.w.now-t.beats[b.id], m.Phase, m.Vote)
@@ -306,6 +297,19 @@ func (t *truth) check(what string) {
 		if b.serving && !b.gone && b.active != "" && t.rows[b.id].Instance == "" {
 			t.w.fail("I9 no silent staleness: after %s, %s serves %s without a row", what, b.id, b.active)
 		}
+		if b.view != nil && b.up && b.inService && b.active != t.head.CommittedRelease {
+			t.stale(b, what)
+		}
+	}
+}
+
+// stale judges an agent that says it is in service, but not on what it knows the fleet committed: it shows why (I9).
+func (t *truth) stale(b *machine, what string) {
+	v := b.view()
+	h := v.Head
+	ahead := h.State == fleet.Wave && b.active == h.Release
+	if h.CommittedEpoch > 0 && b.active != h.CommittedRelease && !v.Behind && !v.Isolated && !ahead && len(v.Problems) == 0 {
+		t.w.fail("I9 no silent staleness: after %s, %s serves %s, knows that epoch %d committed %s, and shows nothing", what, b.id, b.active, h.CommittedEpoch, h.CommittedRelease)
 	}
 }
 
