@@ -79,6 +79,13 @@ func TestASlowUplinkThatBreaksCostsSeconds(t *testing.T) {
 	if dry, _ := r.deploy("-dry-run"); dry.UploadedBytes != 1 {
 		t.Errorf("after it a dry run would upload %d bytes", dry.UploadedBytes)
 	}
+	link.SlowUplink(rate)
+	for n := range 2 {
+		r.write("small", fmt.Sprint(n))
+		if small, _ := r.deploy(); small.UploadedBytes > 64<<10 {
+			t.Errorf("small push %d sent %d bytes", n, small.UploadedBytes)
+		}
+	}
 	if c := m.FreshCost(); c.Requests > 2*int(whole/release.MaxRange+1)+8 {
 		t.Errorf("a fresh sync takes %d requests", c.Requests)
 	}

@@ -2,6 +2,7 @@ package release
 
 import (
 	"cmp"
+	"math"
 	"slices"
 )
 
@@ -98,6 +99,7 @@ type Cost struct {
 	Requests int
 	Fetched  int64 // bytes
 	Live     int64 // bytes of those that the release consists of; the rest are contents of other releases, and gaps
+	First    int   // requests that a first push of the release over the same uplink would leave it with, as its packs show
 }
 
 // FreshCost is the cost of all of the release's contents. A frame is live as far as its decompressed bytes are needed.
@@ -108,7 +110,11 @@ func (m *Manifest) FreshCost() Cost {
 	}
 	f := m.Fetch(all)
 	c := Cost{Requests: len(f.Ranges), Fetched: f.Bytes}
+	var first float64
 	for i, frame := range m.Frames {
+		if len(f.Entries(i)) > 0 {
+			first += float64(frame.Stored) / m.Sources[frame.Source].perRequest()
+		}
 		var parts [][2]int64
 		for _, user := range f.Entries(i) {
 			e := &m.Entries[user]
@@ -120,7 +126,17 @@ func (m *Manifest) FreshCost() Cost {
 		}
 		c.Live += int64(float64(frame.Stored) * float64(union(parts)) / float64(frame.Length))
 	}
+	c.First = int(math.Ceil(first))
 	return c
+}
+
+// perRequest is how many bytes of contents a request would bring, had they been pushed first: those of a pack where packs are
+// smaller than a range, as on a slow uplink, where a new baseline would be of such packs too.
+func (s Source) perRequest() float64 {
+	if s.Release != "" {
+		return MaxRange
+	}
+	return float64(min(s.End-headerSize, MaxRange))
 }
 
 // union is the length of what the parts cover together: equal contents share a place and count once.
@@ -137,9 +153,7 @@ func union(parts [][2]int64) (sum int64) {
 }
 
 // NeedsBaseline reports whether a push should store the whole release anew: a fresh instance needs more than twice
-// the requests of a first push and 8 (a first push needs one for each [MaxRange]), or less than 75 % of what it
-// fetches is live.
+// the requests of a first push over the same uplink and 8, or less than 75 % of what it fetches is live.
 func (c Cost) NeedsBaseline() bool {
-	first := int((c.Live + MaxRange - 1) / MaxRange)
-	return c.Requests > 2*first+8 || 4*c.Live < 3*c.Fetched
+	return c.Requests > 2*c.First+8 || 4*c.Live < 3*c.Fetched
 }

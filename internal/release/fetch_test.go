@@ -76,8 +76,30 @@ func TestFreshCostCountsWhatIsDead(t *testing.T) {
 	m := framesAt(1000, 4000, 8, 2008)
 	m.Entries[1].Size, m.Entries[1].Offset = 250, 500
 	m.Entries = append(m.Entries, Entry{Path: "c", Kind: File, Size: 250, Offset: 500, Frame: 1}) // equal contents count once
-	if c := m.FreshCost(); c != (Cost{1, 3000, 1250}) {
+	if c := m.FreshCost(); c != (Cost{1, 3000, 1250, 1}) {
 		t.Errorf("cost %+v", c)
+	}
+}
+
+func TestAFirstPushOverASlowUplinkNeedsNoBaseline(t *testing.T) {
+	m := &Manifest{}
+	for i := range int32(40) { // a MiB each in packs of their own, and then in deltas
+		s := Source{Pack: Sum{byte(i)}, End: 8 + 1<<20}
+		if i >= 20 {
+			s = Source{Release: "r", Parent: ID(rune('a' + i)), End: 8 + 1<<20}
+		}
+		m.Sources = append(m.Sources, s)
+		m.Frames = append(m.Frames, Frame{i, 8, 1 << 20, 1 << 20})
+		m.Entries = append(m.Entries, Entry{Kind: File, Size: 1 << 20, Frame: i})
+		if c := m.FreshCost(); c.Requests != int(i)+1 || c.First != min(int(i)+1, 20+(int(i)+1-20+7)/8) || c.NeedsBaseline() {
+			t.Errorf("%d sources: %+v", i+1, c)
+		}
+	}
+	m.Sources = m.Sources[20:]
+	m.Frames = m.Frames[:20]
+	m.Entries = m.Entries[:20]
+	if c := m.FreshCost(); c.Requests != 20 || c.First != 3 || !c.NeedsBaseline() {
+		t.Errorf("deltas alone: %+v", c)
 	}
 }
 
@@ -94,11 +116,12 @@ func TestNeedsBaseline(t *testing.T) {
 		want bool
 	}{
 		{Cost{}, false},
-		{Cost{10, 8 * mib, 8 * mib}, false},
-		{Cost{11, 8 * mib, 8 * mib}, true},
-		{Cost{12, 9 * mib, 9 * mib}, false}, // two reads would do
-		{Cost{2, 4 * mib, 3 * mib}, false},
-		{Cost{2, 4 * mib, 3*mib - 1}, true},
+		{Cost{10, 8 * mib, 8 * mib, 1}, false},
+		{Cost{11, 8 * mib, 8 * mib, 1}, true},
+		{Cost{12, 9 * mib, 9 * mib, 2}, false},    // two reads would do
+		{Cost{14, 14 * mib, 14 * mib, 14}, false}, // packs of 1 MiB
+		{Cost{2, 4 * mib, 3 * mib, 1}, false},
+		{Cost{2, 4 * mib, 3*mib - 1, 1}, true},
 	} {
 		if got := c.cost.NeedsBaseline(); got != c.want {
 			t.Errorf("%+v: %v", c.cost, got)
