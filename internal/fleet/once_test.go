@@ -26,19 +26,19 @@ func (r *rig) hooked(names ...string) *hook {
 func TestFleetOnceRunsOnOneInstanceBeforeTheCommit(t *testing.T) {
 	fleetTest(t, func(r *rig) {
 		h := r.hooked(ids(4)...)
-		if len(h.began) != 1 {
-			t.Errorf("at the first deploy it ran on %v", h.began)
+		if len(h.ran()) != 1 {
+			t.Errorf("at the first deploy it ran on %v", h.ran())
 		}
-		h.takes = 15 * time.Minute // far above the prepare timeout, whose clock stands still
+		h.becomes(15*time.Minute, nil) // far above the prepare timeout, whose clock stands still
 		r.push("r2")
-		r.until("begun", time.Minute, func() bool { return len(h.began) == 2 })
+		r.until("begun", time.Minute, func() bool { return len(h.ran()) == 2 })
 		time.Sleep(12 * time.Minute)
 		if now := r.head(); now.State != fleet.Prepare || len(r.on("r1")) != 4 || !strings.HasPrefix(now.Waits, "fleet_once on i-0") {
 			t.Errorf("while it runs the old code serves: %+v, on r1: %v", now, r.on("r1"))
 		}
 		r.live("r2", 20*time.Minute, ids(4)...)
-		if len(h.began) != 2 {
-			t.Errorf("it ran on %v", h.began)
+		if len(h.ran()) != 2 {
+			t.Errorf("it ran on %v", h.ran())
 		}
 	})
 }
@@ -46,7 +46,7 @@ func TestFleetOnceRunsOnOneInstanceBeforeTheCommit(t *testing.T) {
 func TestFailedFleetOnceAbortsForGood(t *testing.T) {
 	fleetTest(t, func(r *rig) {
 		h := r.hooked(ids(3)...)
-		h.fails = errors.New("fleet_once: exit code 1: table exists")
+		h.becomes(time.Second, errors.New("fleet_once: exit code 1: table exists"))
 		s := r.push("r2")
 		r.until("held", time.Minute, func() bool { return r.head().Hold == s })
 		if now := r.head(); now.State != fleet.Abort || !strings.Contains(now.Reason, "table exists") || len(r.on("r1")) != 3 {
@@ -58,14 +58,14 @@ func TestFailedFleetOnceAbortsForGood(t *testing.T) {
 func TestTakeOverThatFindsFleetOnceRunningAbortsAndHolds(t *testing.T) {
 	fleetTest(t, func(r *rig) {
 		h := r.hooked(ids(3)...)
-		h.takes = 10 * time.Minute
+		h.becomes(10*time.Minute, nil)
 		s := r.push("r2")
-		r.until("begun", time.Minute, func() bool { return len(h.began) == 2 })
+		r.until("begun", time.Minute, func() bool { return len(h.ran()) == 2 })
 		r.all[r.head().Coordinator].kill()
 		r.until("held", time.Minute, func() bool { return r.head().Hold == s })
 		time.Sleep(time.Hour)
-		if now := r.head(); now.State != fleet.Abort || len(h.began) != 2 {
-			t.Errorf("head %+v, it ran on %v", now, h.began)
+		if now := r.head(); now.State != fleet.Abort || len(h.ran()) != 2 {
+			t.Errorf("head %+v, it ran on %v", now, h.ran())
 		}
 	})
 }
@@ -79,9 +79,9 @@ func TestFleetOnceOfAnInstanceThatDiesIsNotRunAgain(t *testing.T) {
 		only.boot()
 		r.push("r1")
 		r.live("r1", time.Minute, append(ids(3), "cron")...)
-		h.takes = 10 * time.Minute
+		h.becomes(10*time.Minute, nil)
 		s := r.push("r2")
-		r.until("begun", time.Minute, func() bool { return len(h.began) == 2 })
+		r.until("begun", time.Minute, func() bool { return len(h.ran()) == 2 })
 		only.kill()
 		only.boot()
 		r.until("held", time.Minute, func() bool { return r.head().Hold == s })
@@ -89,8 +89,8 @@ func TestFleetOnceOfAnInstanceThatDiesIsNotRunAgain(t *testing.T) {
 			t.Errorf("head %+v", now)
 		}
 		time.Sleep(time.Hour)
-		if len(h.began) != 2 {
-			t.Errorf("it ran on %v", h.began)
+		if len(h.ran()) != 2 {
+			t.Errorf("it ran on %v", h.ran())
 		}
 	})
 }
@@ -117,8 +117,8 @@ func TestFleetOnceThatEndedIsNotRepeatedForItsSequence(t *testing.T) {
 		}
 		r.thaw()
 		r.live("r2", 10*time.Minute, ids(10)...)
-		if len(h.began) != 2 {
-			t.Errorf("it ran on %v; once was for r1", h.began)
+		if len(h.ran()) != 2 {
+			t.Errorf("it ran on %v; once was for r1", h.ran())
 		}
 	})
 }
@@ -133,8 +133,8 @@ func TestRollbackRunsNoFleetOnce(t *testing.T) {
 		r.spoil("r3", ids(3)...)
 		r.push("r3")
 		r.until("back by itself", 2*time.Minute, func() bool { return r.head().Automatic() && r.head().State == fleet.Done })
-		if len(h.began) != 3 {
-			t.Errorf("it ran on %v, want once for each of r1, r2 and r3", h.began)
+		if len(h.ran()) != 3 {
+			t.Errorf("it ran on %v, want once for each of r1, r2 and r3", h.ran())
 		}
 	})
 }
@@ -176,8 +176,8 @@ func TestStaleReadWhileFleetOnceRunsDoesNotRunItAgain(t *testing.T) {
 		}
 		r.push("r2")
 		r.live("r2", 5*time.Minute, ids(3)...)
-		if len(h.began) != 2 {
-			t.Errorf("it ran on %v, want once for each of r1 and r2", h.began)
+		if len(h.ran()) != 2 {
+			t.Errorf("it ran on %v, want once for each of r1 and r2", h.ran())
 		}
 		for id := range slow {
 			if slow[id].owing {

@@ -70,9 +70,32 @@ type box struct {
 
 // hook is the fleet_once hook of all machines of a test.
 type hook struct {
+	mu    sync.Mutex
 	takes time.Duration
 	fails error
 	began []string // who ran it
+}
+
+// becomes changes how long it takes, and what of it fails.
+func (h *hook) becomes(takes time.Duration, fails error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.takes, h.fails = takes, fails
+}
+
+// runs begins it on a machine.
+func (h *hook) runs(id string) (takes time.Duration, fails error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.began = append(h.began, id)
+	return h.takes, h.fails
+}
+
+// ran is where it was begun so far.
+func (h *hook) ran() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.began)
 }
 
 func fleetTest(t *testing.T, f func(r *rig)) {
@@ -243,9 +266,8 @@ func (b *box) pursue(w fleet.Want) {
 			b.node.FlipDone(w, time.Now(), nil)
 		})
 	case fleet.Once:
-		h := b.hook
-		h.began = append(h.began, b.id)
-		after(h.takes, func() { b.node.OnceDone(w, h.fails) })
+		takes, fails := b.hook.runs(b.id)
+		after(takes, func() { b.node.OnceDone(w, fails) })
 	case fleet.Settle:
 		after(cmp.Or(b.settleTime, 50*time.Millisecond), func() { b.node.SettledDone(w, cmp.Or(b.unhealthy, b.spoilt[w.Commit.Release])) })
 	}
