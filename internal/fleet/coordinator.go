@@ -155,7 +155,16 @@ func (n *Node) decide(ctx context.Context, rows []Member) {
 	silent := func(m Member) bool { return c.silence.Silent(m) || m.Phase != Serve && n.still(m) }
 	c.tally = Count(h, rows, silent)
 	o := Outcome{Now: n.o.Clock.Now(), Members: c.tally.Members, Excluded: len(c.tally.Excluded)}
-	guard := n.guard(ctx)
+	guard, err := n.guard(ctx)
+	if err != nil {
+		if o.Reason = n.blind(err); o.Reason != "" {
+			if o.Reason != reasonByHand {
+				o.Retry = retryAfter(h)
+			}
+			n.conclude(ctx, o, rows)
+		}
+		return
+	}
 	ruling := c.tally.Rule(guard)
 	wave := n.watchWave(h, rows, guard)
 	c.waits = wave.waits
@@ -164,7 +173,7 @@ func (n *Node) decide(ctx context.Context, rows []Member) {
 		return
 	}
 	switch {
-	case h.Hold == h.Sequence && h.Again != h.Sequence:
+	case h.byHand():
 		o.Reason = reasonByHand
 	case failed != "":
 		o.Reason = failed
@@ -201,6 +210,20 @@ func (n *Node) decide(ctx context.Context, rows []Member) {
 		return
 	}
 	n.conclude(ctx, o, rows)
+}
+
+// byHand says that a person wants the epoch aborted.
+func (h Head) byHand() bool { return h.Hold == h.Sequence && h.Again != h.Sequence }
+
+// blind is why an epoch whose note cannot be read is aborted all the same; "" while the next sweep is to read again.
+func (n *Node) blind(err error) string {
+	switch {
+	case n.head.byHand():
+		return reasonByHand
+	case n.now-n.coord.since >= n.o.PrepareTimeout:
+		return fmt.Sprintf("timed out after %v: %v", n.o.PrepareTimeout, err)
+	}
+	return ""
 }
 
 // conclude writes the decision.
@@ -267,18 +290,19 @@ func retryAfter(h Head) time.Duration {
 	return retryDelays[h.Tries]
 }
 
-// guard is the pointer's max_excluded, or the default. A rollback that the fleet began by itself waits for nobody who is ill.
-func (n *Node) guard(ctx context.Context) Guard {
+// guard is the pointer's max_excluded, or the default where that says nothing. A rollback that the fleet began by itself waits
+// for nobody who is ill. On an error nothing is known that anybody could be judged by.
+func (n *Node) guard(ctx context.Context) (Guard, error) {
 	if n.head.Automatic() {
-		return Guard{release.Share{N: 100, Percent: true}}
+		return Guard{release.Share{N: 100, Percent: true}}, nil
 	}
-	text := ""
-	if note, err := n.noteOf(ctx, n.head.Sequence); err == nil {
-		text = note.Pointer.Policy.MaxExcluded
+	note, err := n.noteOf(ctx, n.head.Sequence)
+	if err != nil {
+		return Guard{}, err
 	}
-	g, err := ParseGuard(text)
+	g, err := ParseGuard(note.Pointer.Policy.MaxExcluded)
 	if err != nil {
 		g, _ = ParseGuard("")
 	}
-	return g
+	return g, nil
 }

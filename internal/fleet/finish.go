@@ -80,20 +80,28 @@ func (f fate) reason() string {
 func (n *Node) finish(ctx context.Context, rows []Member) {
 	c, h := n.coord, n.head
 	f := judge(h, rows, func(m Member) bool { return !m.Lost() && !c.silence.Silent(m) })
-	spoilt := h.Kind != KindRollback && f.spoilt(n.guard(ctx))
+	late := n.now-c.since >= n.o.PrepareTimeout
+	guard, err := n.guard(ctx)
+	if err != nil && !late {
+		return // shown; the next sweep reads again
+	}
+	spoilt := err == nil && h.Kind != KindRollback && f.spoilt(guard)
 	if back, ok := h.back(); spoilt && ok {
 		n.goBack(ctx, back, f.reason())
 		return
 	}
-	if len(f.pending) > 0 && n.now-c.since < n.o.PrepareTimeout {
+	if len(f.pending) > 0 && !late {
 		return
 	}
 	reason := f.reason()
+	if err != nil {
+		reason = strings.TrimPrefix(reason+"; "+err.Error(), "; ")
+	}
 	if spoilt {
 		reason = "no good release to go back to; " + reason
 	}
 	f.pending = nil // listed; they do not make the release a bad one
-	if !n.fenced(n.o.Ledger.Done(ctx, h, f.healthy(n.guard(ctx)), reason)) {
+	if !n.fenced(n.o.Ledger.Done(ctx, h, err == nil && f.healthy(guard), reason)) {
 		return
 	}
 	n.log.Info("done", "epoch", h.Epoch, "release", string(h.Release), "served", f.served, "failed", len(f.failed))
@@ -119,6 +127,19 @@ func (n *Node) writeLog(ctx context.Context, h Head, t Tally, outcome, reason st
 		p = note.Pointer
 	}
 	n.o.Told(log, p)
+}
+
+// writeMissed writes the log of an epoch that ended whose coordinator died before it could; where there is one already it stays. A
+// head that was re-seeded had no coordinator and is no rollout, and the log of an old push may have been there and expired.
+func (n *Node) writeMissed(ctx context.Context, h Head) {
+	if h.State != Abort && h.State != Done || h.Coordinator == "" || n.o.Clock.Now().Unix()-h.Sequence >= int64(logTTL.Seconds()) {
+		return
+	}
+	outcome := string(h.State)
+	if h.State == Abort && h.IsBad(h.Sequence) && !h.Automatic() {
+		outcome = RolledBack
+	}
+	n.writeLog(ctx, h, Tally{}, outcome, h.Reason)
 }
 
 // stillAfter: a row that stood still for so long has missed its slowest beat and two leases.

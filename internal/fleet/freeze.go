@@ -59,11 +59,14 @@ func (n *Node) thaw(ctx context.Context) {
 	}
 	n.thawAt = 0
 	h, err := n.o.Ledger.Thaw(ctx, n.head)
-	if errors.Is(err, ErrOvertaken) {
+	overtaken := errors.Is(err, ErrOvertaken)
+	if overtaken {
 		err = nil
 	}
 	if n.note("table", err) && h.Epoch > 0 {
 		n.observe(h, true, true)
-		n.log.Info("freeze is over", "was", f.String())
+		if !overtaken {
+			n.log.Info("freeze is over", "was", f.String())
+		}
 	}
 }

@@ -77,8 +77,11 @@ func (n *Node) open(ctx context.Context) {
 	if weak.Rule == "M3" {
 		early, _ = n.o.Ledger.Members(ctx)
 	}
-	prev, fate := n.head, judge(n.head, n.rows, Member.alive)
-	healthy := prev.State == Commit && fate.healthy(n.guard(ctx))
+	prev, fate, healthy := n.head, judge(n.head, n.rows, Member.alive), false
+	if prev.State == Commit {
+		guard, err := n.guard(ctx)
+		healthy = err == nil && fate.healthy(guard)
+	}
 	opened, err := n.o.Ledger.Open(ctx, prev, note, n.o.Instance, healthy)
 	failpoint.Landed("A5")
 	if errors.Is(err, ErrOvertaken) {
@@ -98,4 +101,5 @@ func (n *Node) open(ctx context.Context) {
 		}
 		n.writeLog(ctx, prev, Tally{}, string(Done), reason)
 	}
+	n.writeMissed(ctx, prev)
 }

@@ -41,6 +41,7 @@ func (n *Node) goBack(ctx context.Context, to Target, why string) {
 	if prev.State == Commit {
 		n.writeLog(ctx, prev, tally, RolledBack, why)
 	}
+	n.writeMissed(ctx, prev)
 }
 
 // goBackAgain opens an automatic rollback once more that was aborted for a reason that may pass.

@@ -41,7 +41,8 @@ func (n *Node) View() View {
 	}
 	silent := n.o.Clock.Boot() - max(n.answered, n.started)
 	known := n.goal()
-	onDisk := known.Epoch > 0 && n.state.Flipped == known
+	f := n.state.Flipped // a wave took it there with the digest at hand, which a commit that was read later does not have
+	onDisk := known.Epoch > 0 && f.Epoch == known.Epoch && f.Release == known.Release
 	v.Silent = silent
 	v.Isolated = silent >= isolatedAfter && onDisk && !n.duplicate
 	v.Ready = n.inService || v.Isolated
