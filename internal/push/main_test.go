@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 //	objects             list the keys below the site
 //	put KEY FILE        write an object below the site
 //	json PATH VALUE     the last output, as JSON, has VALUE at PATH
-//	committed RELEASE   write a head that has committed to RELEASE, and its log
+//	committed [open|bad]   write a head that has committed to the pointer's release, and its log; or an open one, or one whose wave failed
 //	member ID VER NUM [AGE]   an instance of version VER and schema NUM has registered, AGE ago; 0: it knows only the plain layout
 func TestScripts(t *testing.T) {
 	s3, dynamo := testenv.S3(t), testenv.DynamoDB(t)
@@ -123,7 +123,7 @@ func cmdJSON(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // cmdCommitted moves the head through one epoch to the pointer's release.
-func cmdCommitted(ts *testscript.TestScript, _ bool, _ []string) {
+func cmdCommitted(ts *testscript.TestScript, _ bool, args []string) {
 	n := 0
 	l := fleet.NewLedger(scriptTable(ts), ts.Getenv("BUCKET")+"/shop", func() string { n++; return strconv.Itoa(n) })
 	text, err := os.ReadFile(filepath.Join(ts.Getenv("DIR"), "shop", "latest-deploy"))
@@ -134,8 +134,18 @@ func cmdCommitted(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(l.PutNote(ctx, note))
 	h, _, err := l.Head(ctx, true)
 	ts.Check(err)
-	h, err = l.Open(ctx, h, note, "i-1", false)
-	ts.Check(err)
+	if !h.State.Open() {
+		h, err = l.Open(ctx, h, note, "i-1", false)
+		ts.Check(err)
+	}
+	switch strings.Join(args, " ") {
+	case "open":
+		return
+	case "bad":
+		_, err = l.Decide(ctx, h, fleet.Outcome{Bad: true, Reason: "wave 1: 500", Members: 1})
+		ts.Check(err)
+		return
+	}
 	h, err = l.Decide(ctx, h, fleet.Outcome{Commit: true, Members: 1})
 	ts.Check(err)
 	h, err = l.Done(ctx, h, true, "")

@@ -20,14 +20,23 @@ func (s *session) abort(ctx context.Context) error {
 	if p.Sequence <= h.CommittedSequence {
 		return advise(fmt.Errorf("abort: %s is committed: there is nothing to abort", h.CommittedRelease), "`push -rollback` goes back")
 	}
-	if _, err := site.ledger.Request(ctx, h, fleet.Item{"hold": p.Sequence}, "again", "retry_at"); err != nil {
+	now, err := site.ledger.Request(ctx, h, fleet.Item{"hold": p.Sequence}, "again", "retry_at")
+	if err != nil {
 		return s.refused(err)
 	}
-	s.say("%s is held: it will not go live; `push -retry` lets it", p.Release)
+	switch {
+	case p.Sequence <= now.CommittedSequence:
+		return advise(fmt.Errorf("abort: %s was committed meanwhile: too late to abort", now.CommittedRelease), "`push -rollback` goes back")
+	case now.State.Open() && now.Sequence == p.Sequence:
+		s.say("asked the fleet to abort %s in epoch %d; `push -status` shows whether it did before the commit", p.Release, now.Epoch)
+	default:
+		s.say("%s is held: it will not go live; `push -retry` lets it", p.Release)
+	}
 	return s.asked(v)
 }
 
-// retry lets a release that was aborted or held be tried again, once and at once.
+// retry lets a release that was aborted or held be tried again, once and at once. One whose checks failed is not: no agent opens its
+// sequence any more.
 func (s *session) retry(ctx context.Context) error {
 	site, v, err := s.asking(ctx)
 	if err != nil {
@@ -39,12 +48,26 @@ func (s *session) retry(ctx context.Context) error {
 		return fmt.Errorf("retry: %s is committed: there is nothing to try again", h.CommittedRelease)
 	case h.State.Open():
 		return fmt.Errorf("retry: epoch %d is open for %s: it is being tried", h.Epoch, h.Release)
+	case spent(h, p.Sequence):
+		return advise(fmt.Errorf("retry: %s failed its checks (%s): it is not tried again under this sequence", p.Release, h.Why), "push anew")
+	}
+	if p.Kind != fleet.KindRollback && !(h.Automatic() && h.Sequence == p.Sequence) {
+		if err := s.frozen(ctx, site, &v); err != nil {
+			return err
+		}
+		h = v.Head
 	}
 	if _, err := site.ledger.Request(ctx, h, fleet.Item{"again": p.Sequence, "hint": p.Sequence}, "hold"); err != nil {
 		return s.refused(err)
 	}
 	s.say("%s is tried again; `push -status` shows how it goes", p.Release)
 	return s.asked(v)
+}
+
+// spent says that a sequence is never opened again: what failed its checks goes live only under a new one. An aborted rollback that
+// the fleet began by itself is under a bad sequence, too, and is tried again.
+func spent(h fleet.Head, sequence int64) bool {
+	return h.IsBad(sequence) && !(h.Automatic() && h.State == fleet.Abort)
 }
 
 // asking reads what a request is based on: a head and a pointer are needed.

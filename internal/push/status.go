@@ -165,6 +165,9 @@ func (v view) summary() string {
 		if h.Hold != h.Sequence && h.RetryAt > 0 {
 			again = "tried again at " + time.Unix(h.RetryAt, 0).UTC().Format(time.RFC3339)
 		}
+		if spent(h, h.Sequence) {
+			again = "not tried again: push anew"
+		}
 		if h.Automatic() {
 			return fmt.Sprintf("%s is live and fails: %s; the rollback to %s was aborted: %s; %s", v.Pointer.Release, h.Why, h.Release, h.Reason, again)
 		}

@@ -43,6 +43,14 @@ func TestStatusBeginsWithWhatIsStuck(t *testing.T) {
 		"R2 was aborted: hook; held": with(func(v *view) {
 			v.Head.State, v.Head.Hold, v.Head.Reason, v.Head.CommittedSequence = fleet.Abort, 100, "hook", 90
 		}),
+		"R2 was aborted: wave 1; not tried again: push anew": with(func(v *view) {
+			v.Head.State, v.Head.Hold, v.Head.Reason, v.Head.CommittedSequence = fleet.Abort, 100, "wave 1", 90
+			v.Head.Bad = []int64{100}
+		}),
+		"R2 is live and fails: 500; the rollback to R1 was aborted: hook; held: `push -retry`": with(func(v *view) {
+			v.Head.State, v.Head.Hold, v.Head.Reason, v.Head.Why, v.Head.Release = fleet.Abort, 100, "hook", "500", "R1"
+			v.Head.Bad, v.Head.Source = []int64{100}, 90
+		}),
 		"frozen by maria until it is lifted: sale; all 2": with(func(v *view) { v.Head.Frozen = &fleet.Freeze{By: "maria", Why: "sale"} }),
 		"R3 is published and not rolled out":              with(func(v *view) { v.Pointer.Release, v.Pointer.Sequence = "R3", 101 }),
 		"no instance is live; R2 is published":            with(func(v *view) { v.Live = 0 }),
