@@ -160,7 +160,7 @@ var errCut = fmt.Errorf("no route: %w", store.ErrUnavailable)
 func (l *life) ask(ctx context.Context, what string, slot int) (fate, error) {
 	f := l.fate(what)
 	slow := 2 * time.Second
-	if f.chance(0.02) && !l.h.r.calm {
+	if f.chance(0.02) && !l.calm() {
 		slow = time.Minute
 	}
 	if err := l.wait(ctx, slot, f.between(5*time.Millisecond, slow)); err != nil {

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"strings"
@@ -347,18 +346,19 @@ func (l *life) Write(ctx context.Context, k fleet.Key, w fleet.Write) (it fleet.
 	if k.Partition != scope && k.Sort != l.h.id { // counts others as missed, several at a time
 		slot = contentSlot(k.Sort)
 	}
+	var got fleet.Item // nobody's, when it arrives late
 	err = l.request(ctx, "write "+k.Sort, slot, func(fate) (err error) {
 		before, _ := r.mem.Get(context.Background(), k, true)
-		it, err = r.mem.Write(context.Background(), k, w)
+		got, err = r.mem.Write(context.Background(), k, w)
 		if err == nil {
-			r.truth.written(sent, k, before, it)
+			r.truth.written(sent, k, before, got)
 		}
 		return err
 	})
-	if refused := (*fleet.ConditionError)(nil); err != nil && !errors.As(err, &refused) {
+	if err != nil {
 		return nil, err
 	}
-	return it, err
+	return got, nil
 }
 
 // Delete implements fleet.Table.
