@@ -63,8 +63,9 @@ func TestFleetKeepsServingThroughItsLife(t *testing.T) {
 		w.rollout(0, "-rollback")
 		w.serves(first.Release, "one", w.machines...)
 	})
-	part("a killed agent comes back into the rollout", func() {
+	part("killed agents come back into the rollout", func() {
 		w.machines[1].sh("systemctl kill --signal=KILL --kill-who=main s3-pull-deploy-agent@" + site)
+		w.machines[2].sh("systemctl kill --signal=ABRT --kill-who=main s3-pull-deploy-agent@" + site) // as the watchdog does
 		live = w.rollout(0, "-deploy="+w.app("three"))
 		w.serves(live.Release, "three", w.machines...)
 	})

@@ -49,7 +49,7 @@ data "aws_iam_policy_document" "agent" {
     actions   = ["s3:ListBucket"]
     resources = [local.bucket_arn]
     condition {
-      test     = "StringLike"
+      test     = "StringLikeIfExists"
       variable = "s3:prefix"
       values   = ["${var.prefix}${var.site}/*"]
     }
@@ -105,7 +105,7 @@ data "aws_iam_policy_document" "push" {
     actions   = ["s3:ListBucket"]
     resources = [local.bucket_arn]
     condition {
-      test     = "StringLike"
+      test     = "StringLikeIfExists"
       variable = "s3:prefix"
       values   = ["${var.prefix}${var.site}/*"]
     }
