@@ -266,12 +266,12 @@ func TestPushesRolloutsAndCleanUpsAgainstEachOther(t *testing.T) {
 	r.ledger = fleet.NewLedger(db, cfg.Scope(), rand.Text)
 	// Each tree has contents that stay, in a pack of long ago, which only its own releases name; and pushes take their time
 	// between the look at the bucket and the manifest.
-	r.wire.before = func(request string, _ *http.Request) bool {
+	r.wire.lets(func(request string, _ *http.Request) bool {
 		if strings.HasPrefix(request, "PUT") && strings.Contains(request, "/shop/m/") {
 			time.Sleep(mathrand.N(raceGrace / 5))
 		}
 		return true
-	}
+	})
 	if err := r.call(t.Context(), "-deploy="+r.dir, "-wait=false"); err != nil {
 		t.Fatal(err)
 	}

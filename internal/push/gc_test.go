@@ -163,7 +163,7 @@ func TestARollbackAndACleanUpInTheSameMomentLoseNothing(t *testing.T) {
 		r.age(aDay, "")
 		during := map[string]string{"clean-up": "/shop/m/" + string(oldest), "rollback": "/shop/latest-deploy"}[first]
 		once := false
-		r.wire.before = func(request string, _ *http.Request) bool {
+		r.wire.lets(func(request string, _ *http.Request) bool {
 			if strings.HasPrefix(request, "PUT") && strings.HasSuffix(request, during) && !once {
 				once = true
 				args := map[string][]string{"clean-up": {"-rollback=" + string(oldest)}, "rollback": {"-gc"}}[first]
@@ -172,12 +172,12 @@ func TestARollbackAndACleanUpInTheSameMomentLoseNothing(t *testing.T) {
 				}
 			}
 			return true
-		}
+		})
 		args := map[string][]string{"rollback": {"-rollback=" + string(oldest)}, "clean-up": {"-gc"}}[first]
 		if code, _, said := r.push(t.Context(), args...); code != exitDone || !once {
 			t.Fatalf("%s: %d %s", first, code, said)
 		}
-		r.wire.before = nil
+		r.wire.lets(nil)
 		p := r.pointer()
 		if p.Release != oldest {
 			t.Fatalf("%s: the pointer names %s", first, p.Release)
@@ -194,31 +194,25 @@ func TestACleanUpThatDiedGoesOn(t *testing.T) {
 	r.settings("keep_remote: 2\n")
 	r.series(5)
 	r.age(aDay, "")
-	puts, deletes := 0, 0
-	r.wire.before = func(request string, _ *http.Request) bool {
-		if strings.HasPrefix(request, "PUT") {
-			puts++
-		}
-		return !strings.HasPrefix(request, "PUT") || puts == 1 // one tombstone comes through
-	}
+	var puts, deletes atomic.Int64
+	r.wire.lets(func(request string, _ *http.Request) bool {
+		return !strings.HasPrefix(request, "PUT") || puts.Add(1) == 1 // one tombstone comes through
+	})
 	if code, _, said := r.push(t.Context(), "-gc"); code != exitFailed {
 		t.Fatalf("%d: %s", code, said)
 	}
-	r.wire.before = nil
+	r.wire.lets(nil)
 	if d := r.gc(); len(d.Dropped) != 2 || d.Kept != 2 {
 		t.Errorf("after a death among the tombstones: %+v", d)
 	}
 	r.age(aDay, "m/")
-	r.wire.before = func(request string, _ *http.Request) bool {
-		if strings.HasPrefix(request, "DELETE") {
-			deletes++
-		}
-		return !strings.HasPrefix(request, "DELETE") || deletes == 1
-	}
+	r.wire.lets(func(request string, _ *http.Request) bool {
+		return !strings.HasPrefix(request, "DELETE") || deletes.Add(1) == 1
+	})
 	if code, _, said := r.push(t.Context(), "-gc"); code != exitFailed {
 		t.Fatalf("%d: %s", code, said)
 	}
-	r.wire.before = nil
+	r.wire.lets(nil)
 	if n := len(matching(r.objects(), "m/")); n != 5 {
 		t.Errorf("%d manifests and tombstones, want all 5 while packs are left", n)
 	}
@@ -316,13 +310,13 @@ func TestPushesCleanUpByThemselvesAndNeverFailForIt(t *testing.T) {
 		t.Errorf("within the hour it cleaned up again: %q", said)
 	}
 	forget()
-	r.wire.before = func(request string, _ *http.Request) bool { return !strings.HasSuffix(request, " shop/p/") }
+	r.wire.lets(func(request string, _ *http.Request) bool { return !strings.HasSuffix(request, " shop/p/") })
 	r.write("a", "3")
 	code, _, said := r.push(t.Context(), "-deploy="+r.dir)
 	if code != exitDone || !strings.Contains(said, "push: warning: the bucket was not cleaned up: list") || !r.dropped(ids[0]) {
 		t.Errorf("exit code %d: %s", code, said)
 	}
-	r.wire.before = nil
+	r.wire.lets(nil)
 	r.age(aDay, "m/")
 	forget()
 	r.write("a", "4")
@@ -375,7 +369,7 @@ func TestWhatAPushInFlightReliesOnStaysWhenItsReleaseIsDropped(t *testing.T) {
 	r.write("back", noise(1, 9<<20)) // which is in a pack of the first release, and of no other
 	other := plant(t, map[string]string{"x": "1"})
 	var mine string
-	r.wire.before = func(request string, _ *http.Request) bool {
+	r.wire.lets(func(request string, _ *http.Request) bool {
 		if _, id, is := strings.Cut(request, "/shop/m/"); is && strings.HasPrefix(request, "PUT") && mine == "" {
 			mine = id // two others overtake it, in other seconds, and a clean-up follows
 			if err := waitUntil(t.Context(), time.Now().Truncate(time.Second).Add(time.Second)); err != nil {
@@ -397,9 +391,9 @@ func TestWhatAPushInFlightReliesOnStaysWhenItsReleaseIsDropped(t *testing.T) {
 			}
 		}
 		return true
-	}
+	})
 	code, _, said := r.push(t.Context(), "-deploy="+r.dir)
-	r.wire.before = nil
+	r.wire.lets(nil)
 	if code != exitConflict || mine == "" {
 		t.Fatalf("exit code %d: %s", code, said)
 	}
@@ -437,7 +431,7 @@ func TestACleanUpThatSleptDeletesNothing(t *testing.T) {
 		}
 		r.age(2*grace, "")
 		var slept atomic.Bool
-		r.wire.before = func(request string, _ *http.Request) bool {
+		r.wire.lets(func(request string, _ *http.Request) bool {
 			if strings.Contains(request, moment) && slept.CompareAndSwap(false, true) {
 				r.write("big", noise(1, 9<<20))
 				r.deploy() // somebody else's
@@ -445,9 +439,9 @@ func TestACleanUpThatSleptDeletesNothing(t *testing.T) {
 				pause(t.Context(), grace/4+2*time.Second) // its clock has whole seconds
 			}
 			return true
-		}
+		})
 		_, err := r.session(t.Context(), func(s *session) { s.grace = grace }, "-gc")
-		r.wire.before = nil
+		r.wire.lets(nil)
 		if !errors.Is(err, store.ErrStale) || !strings.Contains(hint(err), "slept meanwhile") {
 			t.Errorf("%s: %v", moment, err)
 		}

@@ -38,7 +38,7 @@ func TestInitMendsALostHeadOfPackedAndSignedReleases(t *testing.T) {
 				t.Fatal(err)
 			}
 			code, out, said := r.push(t.Context(), "-init")
-			if code != exitDone || !strings.Contains(out, "epoch 7, "+string(served.Release)) {
+			if code != exitDone || !strings.Contains(out, "epoch 8, "+string(served.Release)) {
 				t.Fatalf("signed %v, latest %v: %d %s%s", signed, latest, code, out, said)
 			}
 			if warned := strings.Contains(said, "signed anew"); warned != (signed && !latest) {

@@ -56,6 +56,13 @@ func (w *wire) ServeHTTP(to http.ResponseWriter, r *http.Request, next http.Hand
 	}
 }
 
+// lets sets what goes through from now on; nil: everything. Requests of a push that has ended may still be on their way.
+func (w *wire) lets(before func(request string, r *http.Request) bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.before = before
+}
+
 // take returns the requests since the last time.
 func (w *wire) take() []string {
 	w.mu.Lock()

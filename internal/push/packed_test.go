@@ -176,9 +176,9 @@ func TestAnInterruptedPackedPushGoesOn(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var packs atomic.Int32
-	r.wire.before = func(request string, _ *http.Request) bool { // one pack arrives, the others break
+	r.wire.lets(func(request string, _ *http.Request) bool { // one pack arrives, the others break
 		return len(matching([]string{request}, "PUT", "/p/")) == 0 || packs.Add(1) == 1
-	}
+	})
 	r.wire.after = func(request string) {
 		if len(matching([]string{request}, "PUT", "/p/")) == 1 {
 			cancel()
@@ -187,7 +187,8 @@ func TestAnInterruptedPackedPushGoesOn(t *testing.T) {
 	if code, _, said := r.push(ctx, "-deploy="+r.dir); code != exitFailed {
 		t.Fatalf("exit code %d: %s", code, said)
 	}
-	r.wire.before, r.wire.after = nil, nil
+	r.wire.lets(nil)
+	r.wire.after = nil
 	there, err := r.store.Packs(t.Context())
 	if err != nil || len(there.Objects) != 1 {
 		t.Fatalf("%d packs after the interruption, %v", len(there.Objects), err)
@@ -213,14 +214,14 @@ func TestALostPackedRaceNamesTheWinner(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.write("a", "2")
-	r.wire.before = func(request string, _ *http.Request) bool {
+	r.wire.lets(func(request string, _ *http.Request) bool {
 		if len(matching([]string{request}, "PUT", "/latest-deploy")) == 1 {
 			if _, err := r.store.WritePointer(context.Background(), []byte("winner\n9999999999\n1"), read.ETag); err != nil {
 				t.Error(err)
 			}
 		}
 		return true
-	}
+	})
 	code, _, said := r.push(t.Context(), "-deploy="+r.dir)
 	if code != exitConflict || !strings.Contains(said, `"winner"`) {
 		t.Errorf("exit code %d: %s", code, said)
@@ -231,12 +232,12 @@ func TestAFileThatChangesWhileItIsUploadedFailsThePush(t *testing.T) {
 	for name, size := range map[string]int{"small": 1000, "large": 5 << 20} {
 		r := newPackedRig(t, map[string]string{"steady": "1", "unsteady": noise(1, size)})
 		var once atomic.Bool
-		r.wire.before = func(string, *http.Request) bool { // the tree was hashed, and nothing was uploaded
+		r.wire.lets(func(string, *http.Request) bool { // the tree was hashed, and nothing was uploaded
 			if once.CompareAndSwap(false, true) {
 				r.write("unsteady", noise(2, size))
 			}
 			return true
-		}
+		})
 		code, _, said := r.push(t.Context(), "-deploy="+r.dir)
 		if code != exitFailed || !strings.Contains(said, `file "unsteady" changed while it was read`) {
 			t.Errorf("%s: exit code %d: %s", name, code, said)
