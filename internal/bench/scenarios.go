@@ -207,6 +207,12 @@ func (l *lab) delta(ctx context.Context, c change, peers ...string) ([]row, erro
 	if !c.idle {
 		return rows, nil
 	}
+	unchanged, err := l.unchanged(ctx, c, s, idle)
+	return append(rows, unchanged), err
+}
+
+// unchanged looks once more, at what it has already.
+func (l *lab) unchanged(ctx context.Context, c change, s *site, peers []contender) (row, error) {
 	look := contender{name: ours, keep: s.dir, run: func(ctx context.Context, _ string) (cost, error) {
 		all, err := s.look(ctx, 2, false)
 		if err != nil {
@@ -216,11 +222,11 @@ func (l *lab) delta(ctx context.Context, c change, peers ...string) ([]row, erro
 		all[1].Requests--
 		return all[1], nil
 	}}
-	results, err = l.contest(ctx, "nothing changed", l.runs, nothing, append([]contender{look}, idle...))
+	results, err := l.contest(ctx, "nothing changed", l.runs, nothing, append([]contender{look}, peers...))
 	if err != nil {
-		return nil, err
+		return row{}, err
 	}
-	return append(rows, row{7, fmt.Sprintf("nothing changed: %s, %s", t.what, away(c.latency)), "idle", "", results[0]}), nil
+	return row{7, fmt.Sprintf("nothing changed: %s, %s", l.trees[c.tree].what, away(c.latency)), "idle", "", results[0]}, nil
 }
 
 // follower is a peer that pushes and fetches a tree again and again. It begins with what the tree is now, on both sides.
