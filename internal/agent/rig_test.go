@@ -36,6 +36,7 @@ type rig struct {
 	bucket *bucket
 	table  *table.Memory
 	began  time.Time
+	bubble bool
 	seq    int64
 	boxes  []*box
 	told   postbox
@@ -45,7 +46,7 @@ type rig struct {
 func bubble(t *testing.T, f func(r *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		r := &rig{t: t, bucket: newBucket(), table: table.NewMemory(), began: time.Now()}
+		r := &rig{t: t, bucket: newBucket(), table: table.NewMemory(), began: time.Now(), bubble: true}
 		defer func() {
 			for _, b := range r.boxes {
 				b.stop()
@@ -220,11 +221,18 @@ func (r *rig) point(id release.ID, files int, lines ...string) {
 	}
 }
 
-// until waits in the bubble's time, and returns how long.
+// until waits in the bubble's time, and returns how long. It looks when everybody waits for something: a condition that holds half
+// way through a step would race with the rest of it.
 func (r *rig) until(what string, limit time.Duration, cond func() bool) time.Duration {
 	r.t.Helper()
 	began := time.Now()
-	for !cond() {
+	for {
+		if r.bubble {
+			synctest.Wait()
+		}
+		if cond() {
+			return time.Since(began)
+		}
 		if time.Since(began) > limit {
 			var lines []string
 			for _, b := range r.boxes {
@@ -236,7 +244,6 @@ func (r *rig) until(what string, limit time.Duration, cond func() bool) time.Dur
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	return time.Since(began)
 }
 
 // live waits until the epoch is over and a release is served and reported by these boxes.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -68,6 +69,13 @@ func (r *recorder) note(a access) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.seen[a.String()] = a
+}
+
+// sofar is what was asked until now, and the headers of what was stored: agents go on asking while a test looks.
+func (r *recorder) sofar() ([]access, []http.Header) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Values(r.seen)), slices.Clone(r.puts)
 }
 
 // bucketActions are the actions for requests about a bucket's settings, by the query that asks for them.
@@ -283,7 +291,8 @@ func policies(t *testing.T, w *world) {
 		t.Run(name, func(t *testing.T) {
 			used := map[string]bool{}
 			for _, rec := range []*recorder{r.s3, r.table} {
-				for _, a := range rec.seen {
+				seen, _ := rec.sofar()
+				for _, a := range seen {
 					a.resource = strings.Replace(a.resource, s.bucket+"-new", s.bucket, 1)
 					for k, v := range a.values {
 						a.values[k] = strings.Replace(v, s.bucket+"-new", s.bucket, 1)
@@ -304,13 +313,15 @@ func policies(t *testing.T, w *world) {
 			}
 		})
 	}
-	for _, h := range slices.Concat(as["ci"].s3.puts, as["developer"].s3.puts) {
+	_, ci := as["ci"].s3.sofar()
+	_, developer := as["developer"].s3.sofar()
+	for _, h := range slices.Concat(ci, developer) {
 		if h.Get("X-Amz-Server-Side-Encryption") != "aws:kms" || h.Get("X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id") != key {
 			t.Errorf("an object is written without the key: %v", h)
 		}
 	}
-	if n := len(as["instance"].s3.puts); n > 0 {
-		t.Errorf("instances wrote %d objects (I20)", n)
+	if _, puts := as["instance"].s3.sofar(); len(puts) > 0 {
+		t.Errorf("instances wrote %d objects (I20)", len(puts))
 	}
 	// What must not be, whatever a run needs.
 	site, members := "arn:aws:s3:::"+s.bucket+"/"+s.name+"/", s.bucket+"/"+s.name+"#m03"
