@@ -26,9 +26,22 @@ type unfit struct{ error }
 
 func (e unfit) Unwrap() error { return e.error }
 
-// rehearse has PHP compile a staged release, and looks at it through the preview before this machine votes for it.
+// backTime bounds the warm-up for a rollback: PHP may hang in what is live, and visitors wait.
+const backTime = 10 * time.Second
+
+// rehearse has PHP compile a staged release, and looks at it through the preview before this machine votes for it. For a rollback
+// it is no condition: the release was live once, and what is live now may be what PHP hangs in and what the preview fails for.
 func (m *machine) rehearse(ctx context.Context, w fleet.Want, say func(string)) error {
 	id := w.Commit.Release
+	if goesBack(w) {
+		limit, cancel := context.WithTimeout(ctx, backTime)
+		defer cancel()
+		if err := m.warm(limit, id, say); err != nil {
+			m.log.Warn("the rollback goes on without PHP", "release", string(id), "error", err)
+			m.sayCold("cold: " + err.Error())
+		}
+		return ctx.Err()
+	}
 	err := m.warm(ctx, id, say)
 	if php.Unreachable(err) && m.vacant() {
 		// A web server that is held back until there is a release (the gate of systemd/) would wait for us, and we for it.
@@ -55,6 +68,9 @@ func (m *machine) rehearse(ctx context.Context, w fleet.Want, say func(string)) 
 	}
 	return fmt.Errorf("preview: %w", err)
 }
+
+// goesBack says whether the fleet or this machine returns to a release that was live before.
+func goesBack(w fleet.Want) bool { return w.Back || w.Commit.Kind == fleet.KindRollback }
 
 // vacant says that no release was ever live on this machine.
 func (m *machine) vacant() bool {

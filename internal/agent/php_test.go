@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -236,5 +239,36 @@ func TestRoomIsMadeOnlyInTurnAndOnceForARelease(t *testing.T) {
 	}
 	if again := m.makeRoom(t.Context(), quiet); again != 0 || theirs.asked != 3 {
 		t.Errorf("there is no more room to be had: again in %v, asked %d times", again, theirs.asked)
+	}
+}
+
+// What is live may be what PHP hangs in and what the preview fails for: both stop a deploy, neither stops going back.
+func TestRollbackDoesNotWaitForPHPNorForThePreview(t *testing.T) {
+	p := newPool(t)
+	m, _ := settler(t, "true", p)
+	m.cfg.Opcache.Mode, m.cfg.HealthCheck.Preview = "warm", p.URL+"/"
+	quiet := func(string) {}
+	back := func(id release.ID) fleet.Want {
+		return fleet.Want{Task: fleet.Stage, Epoch: 2, Commit: fleet.Commitment{Epoch: 2, Release: id, Kind: fleet.KindRollback}}
+	}
+	p.set(func(p *pool) { p.page = http.StatusInternalServerError })
+	if err := m.rehearse(t.Context(), settleOf(2, r1), quiet); err == nil || !strings.Contains(err.Error(), "preview: ") {
+		t.Errorf("a deploy that fails its preview: %v", err)
+	}
+	if err := m.rehearse(t.Context(), back(r1), quiet); err != nil || m.coldness() != "" || m.warmFor != r1 {
+		t.Errorf("a rollback that fails it: %v, %q", err, m.coldness())
+	}
+
+	hang := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // else nobody notices that the client is gone
+		<-r.Context().Done()
+	}))
+	t.Cleanup(hang.Close)
+	m.opcache = php.New(php.Options{Mode: "warm", URLs: []string{hang.URL}, Timeout: 50 * time.Millisecond})
+	if err := m.rehearse(t.Context(), settleOf(2, r2), quiet); err == nil || !isMachine(err) || !strings.Contains(err.Error(), "no answer in time") {
+		t.Errorf("a deploy where PHP hangs: %v", err)
+	}
+	if err := m.rehearse(t.Context(), back(r2), quiet); err != nil || !strings.Contains(m.coldness(), "no answer in time") || m.warmFor == r2 {
+		t.Errorf("a rollback where PHP hangs: %v, %q", err, m.coldness())
 	}
 }
