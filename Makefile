@@ -117,6 +117,7 @@ failpoints: tools ## agents broken at every named step: also as they join, on th
 lint: tools ## format, vet, staticcheck, shellcheck, units, image template, Terraform, go.mod, import rules
 	@files=$$($(TOOLS)/bin/gofumpt -l .); [ -z "$$files" ] || { echo "gofumpt would change:"; echo "$$files"; exit 1; }
 	go vet ./...
+	GOOS=darwin go vet ./internal/push ./cmd/push
 	$(TOOLS)/bin/staticcheck ./...
 	shellcheck $(SCRIPTS)
 	go vet -tags system ./internal/systemtest
