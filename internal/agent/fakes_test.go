@@ -20,6 +20,8 @@ import (
 // service records what a service manager is told.
 type service struct {
 	reloaded []string
+	// reload is done in a Reload, when it is not nil.
+	reload func()
 	// restarted are the units of each Restart, whose error is stuck.
 	restarted []string
 	stuck     error
@@ -69,7 +71,12 @@ func (s *service) WatchdogEvery() time.Duration {
 }
 
 func (s *service) Reload(_ context.Context, units []string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.reloaded = append(s.reloaded, units...)
+	if s.reload != nil {
+		s.reload()
+	}
 	return nil
 }
 

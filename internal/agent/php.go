@@ -135,13 +135,13 @@ func (m *machine) switchPHP(ctx context.Context, id release.ID) error {
 	if err != nil {
 		return fmt.Errorf("ask PHP: %w", err)
 	}
-	if m.warmFor != id { // it went live before there was a web server, or before this process
+	if pools, err = m.reloadPreloaded(ctx, pools); err != nil {
+		return err
+	}
+	if m.warmFor != id { // php-fpm was reloaded, or it went live before there was a web server, or before this process
 		if err := m.warm(ctx, id, func(string) {}); err != nil {
 			return err
 		}
-	}
-	if pools, err = m.reloadPreloaded(ctx, id, pools); err != nil {
-		return err
 	}
 	silent, err := php.Prove(pools, string(id))
 	for _, route := range silent {
@@ -153,34 +153,51 @@ func (m *machine) switchPHP(ctx context.Context, id release.ID) error {
 	return m.askSite(ctx, id)
 }
 
-// reloadPreloaded reloads php-fpm where pools hold preloaded code of the release before, once an epoch, and asks them again.
-func (m *machine) reloadPreloaded(ctx context.Context, id release.ID, pools []php.Status) ([]php.Status, error) {
-	preload := ""
-	for _, s := range pools {
-		preload = s.Settings.Preload
-	}
-	if preload == "" || m.after.reload {
+// reloadPreloaded reloads php-fpm where a pool holds preloaded code of the release before, once an epoch, and asks all pools again.
+func (m *machine) reloadPreloaded(ctx context.Context, pools []php.Status) ([]php.Status, error) {
+	i := slices.IndexFunc(pools, func(s php.Status) bool { return s.Settings.Preload != "" })
+	if i < 0 || m.after.reload {
 		return pools, nil
 	}
 	units := fpmUnits(m.cfg.Restart)
 	if len(units) == 0 {
 		m.log.Warn("opcache.preload keeps code of the release that was live when php-fpm started: "+
-			"name php-fpm's unit in `restart`, then it is reloaded after each flip", "preload", preload)
+			"name php-fpm's unit in `restart`, then it is reloaded after each flip", "preload", pools[i].Settings.Preload)
 		m.after.reload = true
 		return pools, nil
 	}
-	if err := m.service.Reload(ctx, units); err != nil {
-		return nil, fmt.Errorf("reload php-fpm for opcache.preload: %w", err)
-	}
-	m.after.reload = true
-	if err := m.warm(ctx, id, func(string) {}); err != nil { // the reload emptied opcache
-		return nil, err
-	}
-	pools, err := m.opcache.Status(ctx)
+	pools, err := m.reload(ctx, units)
 	if err != nil {
-		err = fmt.Errorf("ask PHP: %w", err)
+		err = fmt.Errorf("reload php-fpm for opcache.preload: %w", err)
 	}
 	return pools, err
+}
+
+// answerTime is how long php-fpm may take to answer again after a reload, and answerPause what lies between two questions.
+const (
+	answerTime  = 10 * time.Second
+	answerPause = 100 * time.Millisecond
+)
+
+// reload reloads php-fpm, which empties opcache, and waits until all pools answer.
+func (m *machine) reload(ctx context.Context, units []string) ([]php.Status, error) {
+	if err := m.service.Reload(ctx, units); err != nil {
+		return nil, err
+	}
+	m.after.reload, m.warmFor = true, ""
+	limit, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	for {
+		pools, err := m.opcache.Status(limit)
+		if err == nil {
+			return pools, nil
+		}
+		select {
+		case <-limit.Done():
+			return nil, err
+		case <-time.After(answerPause):
+		}
+	}
 }
 
 // fpmUnits are those of the settings' units that are php-fpm.

@@ -183,6 +183,44 @@ func TestPreloadedCodeIsReloadedOnceAnEpoch(t *testing.T) {
 	}
 }
 
+func TestOnePoolWithPreloadIsEnoughForAReload(t *testing.T) {
+	preloading, plain := newPool(t), newPool(t)
+	m, _ := settler(t, "true", preloading, plain)
+	m.cfg.Restart = []string{"php8.2-fpm.service"}
+	preloading.set(func(p *pool) { p.preload = "/srv/preload.php" })
+	if err := m.settle(t.Context(), settleOf(1, r1)); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.service.(*service).reloaded; len(got) != 1 {
+		t.Errorf("reloaded %q", got)
+	}
+}
+
+func TestReleaseIsCompiledAgainAfterAReloadUntilThatWorks(t *testing.T) {
+	p := newPool(t)
+	m, _ := settler(t, "true", p)
+	m.cfg.Opcache.Mode, m.cfg.Restart = "warm", []string{"php8.2-fpm.service"}
+	if err := os.WriteFile(filepath.Join(m.cfg.Root, string(r1), "a.php"), []byte("<?php"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.warm(t.Context(), r1, func(string) {}); err != nil || p.times("cached") != 1 {
+		t.Fatalf("%v; looked %d times what is cached", err, p.times("cached"))
+	}
+	s := m.service.(*service)
+	s.reload = func() { p.set(func(p *pool) { p.ill = 2 }) } // it takes a moment to come up
+	p.set(func(p *pool) { p.preload, p.illFor = "/srv/preload.php", "cached" })
+	if err := m.settle(t.Context(), settleOf(1, r1)); err == nil || !strings.Contains(err.Error(), "compile into opcache: ") {
+		t.Fatalf("error is %v", err)
+	}
+	p.set(func(p *pool) { p.illFor = "" })
+	if err := m.settle(t.Context(), settleOf(1, r1)); err != nil {
+		t.Error(err)
+	}
+	if n := p.times("cached"); n != 3 || m.warmFor != r1 || len(s.reloaded) != 1 {
+		t.Errorf("looked %d times what is cached, reloaded %q", n, s.reloaded)
+	}
+}
+
 // turns is a turn that others may have.
 type turns struct {
 	taken bool

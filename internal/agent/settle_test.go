@@ -22,14 +22,18 @@ import (
 // pool is a PHP pool behind its local route, and the site that it serves.
 type pool struct {
 	*httptest.Server
-	mu    sync.Mutex
-	root  string // where PHP finds the site
-	ill   bool   // the route answers 502
-	page  int    // the site's status
-	asked []string
+	mu     sync.Mutex
+	root   string // where PHP finds the site
+	ill    int    // how many times more the route answers 502
+	illFor string // an action that is answered with 502
+	page   int    // the site's status
+	asked  []string
 
 	preload string
 }
+
+// forever is more answers than a test asks for.
+const forever = 1000
 
 func newPool(t *testing.T) *pool {
 	p := &pool{page: http.StatusOK}
@@ -47,7 +51,8 @@ func (p *pool) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	action := r.PostFormValue("action")
 	p.asked = append(p.asked, action)
-	if p.ill {
+	if p.ill > 0 || action == p.illFor {
+		p.ill = max(p.ill-1, 0)
 		w.WriteHeader(http.StatusBadGateway)
 		return
 	}
@@ -155,14 +160,14 @@ func TestFailedHookIsRepeatedWithoutAReset(t *testing.T) {
 
 func TestOnlyThePoolThatFailedIsResetAgain(t *testing.T) {
 	well, ill := newPool(t), newPool(t)
-	ill.set(func(p *pool) { p.ill = true })
+	ill.set(func(p *pool) { p.ill = forever })
 	m, told := settler(t, "true", well, ill)
 	for range 2 {
 		if err := m.settle(t.Context(), settleOf(1, r1)); err == nil || !strings.Contains(err.Error(), "reset opcache: "+ill.URL) {
 			t.Errorf("error is %v", err)
 		}
 	}
-	ill.set(func(p *pool) { p.ill = false })
+	ill.set(func(p *pool) { p.ill = 0 })
 	if err := m.settle(t.Context(), settleOf(1, r1)); err != nil {
 		t.Error(err)
 	}
