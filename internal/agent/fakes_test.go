@@ -80,6 +80,13 @@ func (s *service) Reload(_ context.Context, units []string) error {
 	return nil
 }
 
+// onReload sets what a Reload does.
+func (s *service) onReload(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reload = f
+}
+
 func (s *service) Restart(_ context.Context, units []string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -173,6 +173,26 @@ func (m *machine) reloadPreloaded(ctx context.Context, pools []php.Status) ([]ph
 	return pools, err
 }
 
+// revive reloads a php-fpm that gives no answer after a rollback, once an epoch: its workers may hang in code of the release
+// that was live.
+func (m *machine) revive(ctx context.Context, id release.ID, cause error) error {
+	var silent *php.RouteError
+	if !errors.As(cause, &silent) || m.after.reload || ctx.Err() != nil {
+		return cause
+	}
+	units := fpmUnits(m.cfg.Restart)
+	if len(units) == 0 {
+		m.log.Warn("PHP gives no answer after a rollback: name php-fpm's unit in `restart`, then it is reloaded", "error", cause)
+		m.after.reload = true
+		return cause
+	}
+	m.log.Warn("PHP gives no answer after a rollback: php-fpm is reloaded", "units", units, "error", cause)
+	if _, err := m.reload(ctx, units); err != nil {
+		return errors.Join(cause, fmt.Errorf("reload php-fpm: %w", err))
+	}
+	return m.switchPHP(ctx, id)
+}
+
 // answerTime is how long php-fpm may take to answer again after a reload, and answerPause what lies between two questions.
 const (
 	answerTime  = 10 * time.Second

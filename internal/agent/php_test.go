@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -151,6 +152,37 @@ func TestReleaseThatFailsItsPreviewGoesNowhere(t *testing.T) {
 	}
 }
 
+// Both workers hang in the release that is live, so php-fpm answers nobody until it is reloaded.
+func TestFleetGoesBackFromAReleaseThatHangsPHP(t *testing.T) {
+	r := realRig(t)
+	b := r.serve("i-1", "opcache: {url: LOCAL, timeout: 5s}\nhealth_check: {url: SITE/index.php, preview: PREVIEW/index.php}\nrestart: [php8.2-fpm.service]\n")
+	b.service.onReload(func() { _ = syscall.Kill(b.web.FPM(), syscall.SIGUSR2) })
+	r.pushPHP(r1, 3)
+	r.live(r1, liveTime, b.box)
+	r.pushPHP(r2, 3, "hang.php", "<?php touch(__DIR__ . '/hangs' . getmypid()); while (true) { sleep(1); }")
+	r.live(r2, liveTime, b.box)
+	for range 2 {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.web.URL+"/hang.php", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			if resp, err := http.DefaultClient.Do(req); err == nil {
+				resp.Body.Close()
+			}
+		}()
+	}
+	r.until("no worker is left", liveTime, func() bool {
+		hang, _ := filepath.Glob(filepath.Join(b.cfg.Root, string(r2), "hangs*"))
+		return len(hang) == 2
+	})
+	r.point(r1, 4, `kind "rollback"`)
+	r.live(r1, liveTime, b.box)
+	if s := b.status(); s.Scripts < 4 || s.Release != string(r1) {
+		t.Errorf("after the rollback: %+v, want all of it in opcache", s)
+	}
+}
+
 func TestMachineWithoutPHPStepsOut(t *testing.T) {
 	r := realRig(t)
 	well, ill := r.serve("i-1", warmSettings), r.serve("i-2", warmSettings)
@@ -207,7 +239,7 @@ func TestReleaseIsCompiledAgainAfterAReloadUntilThatWorks(t *testing.T) {
 		t.Fatalf("%v; looked %d times what is cached", err, p.times("cached"))
 	}
 	s := m.service.(*service)
-	s.reload = func() { p.set(func(p *pool) { p.ill = 2 }) } // it takes a moment to come up
+	s.onReload(func() { p.set(func(p *pool) { p.ill = 2 }) }) // it takes a moment to come up
 	p.set(func(p *pool) { p.preload, p.illFor = "/srv/preload.php", "cached" })
 	if err := m.settle(t.Context(), settleOf(1, r1)); err == nil || !strings.Contains(err.Error(), "compile into opcache: ") {
 		t.Fatalf("error is %v", err)
@@ -218,6 +250,31 @@ func TestReleaseIsCompiledAgainAfterAReloadUntilThatWorks(t *testing.T) {
 	}
 	if n := p.times("cached"); n != 3 || m.warmFor != r1 || len(s.reloaded) != 1 {
 		t.Errorf("looked %d times what is cached, reloaded %q", n, s.reloaded)
+	}
+}
+
+func TestPHPThatHangsAfterARollbackIsReloadedOnceAnEpoch(t *testing.T) {
+	p := newPool(t)
+	m, _ := settler(t, "true", p)
+	m.cfg.Restart = []string{"php8.2-fpm.service"}
+	s := m.service.(*service)
+	back := settleOf(2, r1)
+	back.Commit.Kind = fleet.KindRollback
+	p.set(func(p *pool) { p.ill = forever })
+	if err := m.settle(t.Context(), settleOf(1, r1)); err == nil || len(s.reloaded) != 0 {
+		t.Errorf("a deploy: %v, reloaded %q", err, s.reloaded)
+	}
+	s.onReload(func() { p.set(func(p *pool) { p.ill, p.illFor = 0, "reset" }) })
+	for range 2 {
+		if err := m.settle(t.Context(), back); err == nil || len(s.reloaded) != 1 {
+			t.Errorf("what a reload does not mend: %v, reloaded %q", err, s.reloaded)
+		}
+	}
+	s.onReload(func() { p.set(func(p *pool) { p.ill, p.illFor = 0, "" }) })
+	p.set(func(p *pool) { p.ill = forever })
+	back.Epoch = 3
+	if err := m.settle(t.Context(), back); err != nil || len(s.reloaded) != 2 {
+		t.Errorf("what a reload mends: %v, reloaded %q", err, s.reloaded)
 	}
 }
 
