@@ -256,11 +256,10 @@ func lostOf(rows []Member) (n int) {
 	return n
 }
 
-// superseded says that a newer pointer is waiting; one epoch after a superseded one is let through, and so is a rollback that
+// superseded says that a newer pointer is waiting, and may open; one epoch after a superseded one is let through, and so is a rollback that
 // the fleet began by itself: what is served is broken, and the newer release is not known to be the cure.
 func (n *Node) superseded() bool {
-	return !n.head.Automatic() && n.offered != nil && n.offered.Sequence > n.head.Sequence && n.head.Superseded == 0 &&
-		!contains(n.state.Bad, n.offered.Sequence)
+	return !n.head.Automatic() && n.offered != nil && n.offered.Sequence > n.head.Sequence && n.head.Superseded == 0 && n.welcome(*n.offered)
 }
 
 func (n *Node) timedOut() string {

@@ -227,7 +227,8 @@ type Outcome struct {
 }
 
 // Decide writes COMMIT or ABORT. Condition: epoch, open state, release, digest and fence are as in h, so that at most
-// one decision of an epoch ever takes effect; and a COMMIT of what is no rollback only where nothing is frozen.
+// one decision of an epoch ever takes effect; a COMMIT of what is no rollback only where nothing is frozen; and an ABORT only
+// where the hold is as in h.
 func (l *Ledger) Decide(ctx context.Context, h Head, o Outcome) (Head, error) {
 	if err := failpoint.Hit("A14"); err != nil {
 		return Head{}, err
@@ -245,18 +246,25 @@ func (l *Ledger) Decide(ctx context.Context, h Head, o Outcome) (Head, error) {
 		w.Set["reason"] = cut(o.Reason)
 		w.Remove = []string{"waits"}
 		switch {
-		case o.Bad:
-			w.Set["bad"], w.Set["why"], w.Set["hold"] = badWith(h), cut(o.Reason), h.Sequence
+		case o.Bad: // which holds it, too
+			w.Set["bad"], w.Set["why"] = badWith(h), cut(o.Reason)
+			if h.Hold <= h.Sequence {
+				w.Set["hold"] = h.Sequence
+			}
 		case o.Reason == reasonSuperseded: // the newer pointer opens next
 		case o.Retry > 0:
 			w.Set["tries"] = h.Tries + 1
 			w.Set["retry_at"] = o.Now.Add(o.Retry).Unix()
+		case h.Hold > h.Sequence: // a person holds the newer one, and this one is not opened again
 		default:
 			w.Set["hold"] = h.Sequence
 		}
 	}
 	w.If = append(held(h), In{"state", []Value{string(Prepare), string(Wave)}},
 		Compare{"release", Eq, string(h.Release)}, Compare{"digest", Eq, h.Digest})
+	if !o.Commit { // a person may have held a sequence just now
+		w.If = append(w.If.(And), asRead("hold", h.Hold))
+	}
 	if o.Commit && h.Kind != KindRollback {
 		w.If = append(w.If.(And), Absent{"frozen"})
 	}
@@ -292,6 +300,14 @@ func (l *Ledger) Done(ctx context.Context, h Head, healthy bool, reason string) 
 	}
 	w.If = append(held(h), Compare{"state", Eq, string(Commit)})
 	return l.writeHead(ctx, "end epoch", w)
+}
+
+// asRead says that an attribute has not changed since it was read; its zero stands for none.
+func asRead[T comparable](attr string, v T) Cond {
+	if v == *new(T) {
+		return Absent{attr}
+	}
+	return Compare{attr, Eq, v}
 }
 
 func held(h Head) And {

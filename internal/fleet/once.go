@@ -26,14 +26,10 @@ func (h Head) onceOver() string { return fmt.Sprintf("ok %d", h.Sequence) }
 // Once notes who runs fleet_once, or that it is over. Condition: epoch, fence, a lower beat, state prepare, and
 // `once` is as read.
 func (l *Ledger) Once(ctx context.Context, h Head, text string) (Head, error) {
-	var asRead Cond = Absent{"once"}
-	if h.Once != "" {
-		asRead = Compare{"once", Eq, h.Once}
-	}
 	beat := h.Beat + 1
 	return l.writeHead(ctx, "note fleet_once", Write{
 		Set: Item{"once": text, "beat": beat},
-		If:  append(held(h), Compare{"beat", Lt, beat}, Compare{"state", Eq, string(Prepare)}, asRead),
+		If:  append(held(h), Compare{"beat", Lt, beat}, Compare{"state", Eq, string(Prepare)}, asRead("once", h.Once)),
 	})
 }
 

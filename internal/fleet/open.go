@@ -15,20 +15,23 @@ func (n *Node) mayOpen(note Note) bool {
 	if weak.Rule == "M12" && h.IsBad(s) {
 		return h.Decided() && s == h.Sequence
 	}
-	if contains(n.state.Bad, s) || s < n.state.Floor {
-		return false
-	}
 	if !n.haveHead {
-		return n.everRead
-	}
-	if !h.Decided() || s <= h.CommittedSequence || h.IsBad(s) || s == h.Hold && h.Again != s {
-		return false
-	}
-	if h.Frozen != nil && note.Pointer.Kind != KindRollback {
-		return false
+		return n.everRead && n.welcome(note)
 	}
 	retry := h.RetryAt > 0 && n.o.Clock.Now().Unix() >= h.RetryAt || h.Again == s
-	return s > h.Sequence || s == h.Sequence && h.State == Abort && retry
+	return h.Decided() && n.welcome(note) && (s > h.Sequence || s == h.Sequence && h.State == Abort && retry)
+}
+
+// welcome says whether a pointer may have an epoch once none is open: nothing that was decided, and no person, keeps it out.
+func (n *Node) welcome(note Note) bool {
+	h, s := n.head, note.Sequence
+	switch {
+	case contains(n.state.Bad, s), h.IsBad(s), s < n.state.Floor, s <= h.CommittedSequence:
+		return false
+	case s == h.Hold && h.Again != s:
+		return false
+	}
+	return h.Frozen == nil || note.Pointer.Kind == KindRollback
 }
 
 // myTurn waits for a short random time, so that not all of a fleet try the same write at once; it is true once when that is over.

@@ -1,0 +1,58 @@
+package fleet_test
+
+import (
+	"testing"
+	"time"
+
+	"s3pulldeploy/internal/fleet"
+)
+
+// ask is a request of push.
+func (r *rig) ask(set fleet.Item, remove ...string) {
+	r.t.Helper()
+	if _, err := fleet.NewLedger(r.mem, scope, r.token).Request(r.t.Context(), r.head(), set, remove...); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// slowed has r2 under way, slow on one machine, and pushes r3, held by `push -abort` before any agent has seen it.
+func (r *rig) slowed() (held int64) {
+	r.boot(ids(3)...)
+	r.push("r1")
+	r.live("r1", 40*time.Second, ids(3)...)
+	r.all["i-00"].set(func() { r.all["i-00"].stageTime = 20 * time.Second })
+	r.push("r2")
+	r.until("open", 10*time.Second, func() bool { return r.head().State.Open() && r.head().Release == "r2" })
+	held = max(r.seq+1, time.Now().Unix())
+	r.ask(fleet.Item{"hold": held})
+	if s := r.push("r3"); s != held {
+		r.t.Fatalf("r3 is %d, and %d is held", s, held)
+	}
+	return held
+}
+
+func TestHeldPushDoesNotSupersedeAnOpenEpoch(t *testing.T) {
+	fleetTest(t, func(r *rig) {
+		held := r.slowed()
+		r.live("r2", time.Minute, ids(3)...)
+		time.Sleep(time.Hour)
+		if h := r.head(); h.Epoch != 2 || h.Hold != held {
+			t.Errorf("head %+v", h)
+		}
+		r.ask(fleet.Item{"again": held, "hint": held}, "hold")
+		r.live("r3", time.Minute, ids(3)...)
+	})
+}
+
+func TestAbortDoesNotLiftTheHoldOfANewerPush(t *testing.T) {
+	fleetTest(t, func(r *rig) {
+		held := r.slowed()
+		r.all["i-00"].set(func() { r.all["i-00"].refuse = errBroken })
+		r.until("aborted", time.Minute, func() bool { return r.head().State == fleet.Abort })
+		r.all["i-00"].set(func() { r.all["i-00"].refuse = nil })
+		time.Sleep(time.Hour)
+		if h := r.head(); h.Epoch != 2 || h.Hold != held || h.CommittedRelease != "r1" {
+			t.Errorf("head %+v", h)
+		}
+	})
+}
