@@ -38,7 +38,7 @@ func (m *machine) rehearse(ctx context.Context, w fleet.Want, say func(string)) 
 		defer cancel()
 		if err := m.warm(limit, id, say); err != nil {
 			m.log.Warn("the rollback goes on without PHP", "release", string(id), "error", err)
-			m.sayCold("cold: " + err.Error())
+			m.warmed(id, nil, err)
 		}
 		return ctx.Err()
 	}
@@ -87,26 +87,28 @@ func (m *machine) warm(ctx context.Context, id release.ID, say func(string)) err
 	if err != nil {
 		return unfit{fmt.Errorf("compile into opcache: %w", err)}
 	}
-	m.warmed(id, all)
+	m.warmed(id, all, nil)
 	m.warmFor = id
 	return nil
 }
 
 func (m *machine) folder(id release.ID) string { return filepath.Join(m.cfg.Root, string(id)) }
 
-// warmed keeps what is to be said of a warm-up.
-func (m *machine) warmed(id release.ID, all []php.Warmth) {
+// warmed keeps what is to be said of a warm-up, and of the pools that it failed in.
+func (m *machine) warmed(id release.ID, all []php.Warmth, err error) {
 	var cold []string
+	if err != nil {
+		cold = append(cold, "cold: "+err.Error())
+	}
 	for _, w := range all {
 		m.log.Info("opcache", "release", string(id), "route", w.URL, "files", w.Files, "cached", w.Cached, "broken", w.Broken, "cold", w.Cold)
 		if w.Cold != "" {
 			cold = append(cold, w.String())
 		}
 	}
-	m.sayCold(strings.Join(cold, "; "))
+	text := strings.Join(cold, "; ")
+	m.cold.Store(&text)
 }
-
-func (m *machine) sayCold(text string) { m.cold.Store(&text) }
 
 // coldness is why the last release is not all in opcache; empty: it is, or nobody asked.
 func (m *machine) coldness() string {
@@ -300,7 +302,7 @@ func (m *machine) makeRoom(ctx context.Context, say func(string)) (again time.Du
 	}
 	ran, err := m.turn.Try(ctx, func(ctx context.Context) error {
 		made, err := m.opcache.MakeRoom(ctx, m.folder(id), say)
-		m.warmed(id, made)
+		m.warmed(id, made, err)
 		return err
 	})
 	switch {

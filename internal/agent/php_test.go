@@ -367,3 +367,20 @@ func TestRollbackDoesNotWaitForPHPNorForThePreview(t *testing.T) {
 		t.Errorf("a rollback where PHP hangs: %v, %q", err, m.coldness())
 	}
 }
+
+func TestRoomThatCouldNotBeMadeIsSaidAsCold(t *testing.T) {
+	p := newPool(t)
+	m, _ := settler(t, "true", p)
+	m.cfg.Opcache.Mode, m.turn = "warm", &turns{}
+	if err := os.Symlink(string(r1), filepath.Join(m.cfg.Root, "active")); err != nil {
+		t.Fatal(err)
+	}
+	p.set(func(p *pool) { p.full, p.illFor = true, "reset" })
+	if again := m.makeRoom(t.Context(), func(string) {}); again != roomRetry || !strings.Contains(m.coldness(), "502 Bad Gateway") {
+		t.Errorf("again in %v, %q", again, m.coldness())
+	}
+	p.set(func(p *pool) { p.full, p.illFor = false, "" })
+	if again := m.makeRoom(t.Context(), func(string) {}); again != 0 || m.coldness() != "" {
+		t.Errorf("afterwards: again in %v, %q", again, m.coldness())
+	}
+}

@@ -30,6 +30,7 @@ type pool struct {
 	asked  []string
 
 	preload string
+	full    bool
 }
 
 // forever is more answers than a test asks for.
@@ -56,8 +57,8 @@ func (p *pool) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusBadGateway)
 		return
 	}
-	fmt.Fprintf(w, `{"probe":"s3-pull-deploy","protocol":2,"action":%q,"root":%q,"enabled":true,"reset":%t,"settings":{"preload":%q}}`,
-		action, p.root, action == "reset", p.preload)
+	fmt.Fprintf(w, `{"probe":"s3-pull-deploy","protocol":2,"action":%q,"root":%q,"enabled":true,"reset":%t,"full":%t,"free_memory":99000000,"max_keys":9999,"settings":{"preload":%q}}`,
+		action, p.root, action == "reset", p.full, p.preload)
 }
 
 func (p *pool) set(change func(p *pool)) {

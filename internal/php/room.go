@@ -145,7 +145,7 @@ func (o *Opcache) tight(ctx context.Context, dir string) ([]tightPool, error) {
 
 // MakeRoom empties the pools that [Opcache.Tight] names and compiles the live release, in dir, into them again. Live requests are slow
 // meanwhile: one instance at a time should do it, and not in a rollout. A reset waits until nobody is in the cache.
-// Results and errors are as of [Opcache.Warm].
+// Results and errors are as of [Opcache.Warm]; a pool that could not be emptied is an error, and keeps no other from it.
 func (o *Opcache) MakeRoom(ctx context.Context, dir string, say func(string)) ([]Warmth, error) {
 	pools, err := o.tight(ctx, dir)
 	if len(pools) == 0 {
@@ -157,8 +157,11 @@ func (o *Opcache) MakeRoom(ctx context.Context, dir string, say func(string)) ([
 		some.options.URLs = append(some.options.URLs, t.url)
 	}
 	say("making room for " + path.Base(dir))
-	if _, err := some.Reset(ctx); err != nil {
-		return nil, err
+	emptied, rerr := some.Reset(ctx)
+	some.options.URLs = nil
+	for _, s := range emptied {
+		some.options.URLs = append(some.options.URLs, s.URL)
 	}
-	return some.Warm(ctx, dir, say)
+	made, werr := some.Warm(ctx, dir, say)
+	return made, errors.Join(err, rerr, werr)
 }
