@@ -68,8 +68,11 @@ func (s *session) mendHead(ctx context.Context, site *site) (*fleet.Head, error)
 		return nil, nil
 	}
 	id := fleet.MostActive(v.Members)
-	if id == "" {
-		return nil, errors.New("instances voted in epochs that the head does not know, but none serves a release")
+	if id == "" { // none has proved a release: what the site was last asked to run
+		if id = v.Pointer.Release; id == "" || v.Untrusted != nil {
+			return nil, advise(errors.New("no instance serves a release, and there is no pointer to trust"), "`push -deploy` one that works, then -init again")
+		}
+		s.warn("no instance serves a release that works: the fleet goes to the pointer's, %s", id)
 	}
 	note, err := s.noteFor(ctx, site, v, id)
 	if err != nil {

@@ -24,14 +24,7 @@ func TestInitMendsALostHeadOfPackedAndSignedReleases(t *testing.T) {
 				newer, _ := r.deploy()
 				want = newer.Sequence - 1
 			}
-			c, err := config.Load(r.config, config.ForPush)
-			if err != nil {
-				t.Fatal(err)
-			}
-			n := 0
-			l := fleet.NewLedger(table.NewDynamo(table.Options{Config: r.aws, Endpoint: c.Endpoints.DynamoDB, Name: c.Table}), c.Scope(),
-				func() string { n++; return strings.Repeat("t", n) })
-			l.Keys = c.Keyring()
+			c, l := r.ledger()
 			if err := l.Register(t.Context(), fleet.Member{
 				Instance: "i-1", Incarnation: "x", Beat: 1, Phase: fleet.Serve, Epoch: 7, Active: fleet.Active{Epoch: 7, Release: served.Release},
 			}); err != nil {
@@ -56,6 +49,48 @@ func TestInitMendsALostHeadOfPackedAndSignedReleases(t *testing.T) {
 				t.Error("the keys are not what this is about")
 			}
 		}
+	}
+}
+
+// ledger is the site's table, with the settings that lead to it.
+func (r *packedRig) ledger() (*config.Config, *fleet.Ledger) {
+	r.Helper()
+	c, err := config.Load(r.config, config.ForPush)
+	if err != nil {
+		r.Fatal(err)
+	}
+	n := 0
+	l := fleet.NewLedger(table.NewDynamo(table.Options{Config: r.aws, Endpoint: c.Endpoints.DynamoDB, Name: c.Table}), c.Scope(),
+		func() string { n++; return strings.Repeat("t", n) })
+	l.Keys = c.Keyring()
+	return c, l
+}
+
+// A table that was lost while no instance serves what it can prove to work: the pointer says what the site is to run. Without a
+// pointer there is nothing to go to, and the way out is said.
+func TestInitMendsALostHeadWhereNobodyServesWithThePointer(t *testing.T) {
+	r := newPackedRig(t, map[string]string{"index.php": "1"})
+	_, l := r.ledger()
+	lose := func() {
+		if err := l.Register(t.Context(), fleet.Member{
+			Instance: "i-1", Incarnation: "x", Beat: 1, Phase: fleet.Out, Epoch: 7, Failed: 7, Error: "health check: got 500, want 200",
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lose()
+	code, _, said := r.push(t.Context(), "-init")
+	if _, ok, err := l.Head(t.Context(), true); code == exitDone || ok || err != nil || !strings.Contains(said, "no instance serves a release, and there is no pointer") || !strings.Contains(said, "-deploy") {
+		t.Fatalf("without a pointer: %d %s, head %v, %v", code, said, ok, err)
+	}
+	pushed, _ := r.deploy()
+	code, out, said := r.push(t.Context(), "-init")
+	if code != exitDone || !strings.Contains(out, "epoch 8, "+string(pushed.Release)) || !strings.Contains(said, "no instance serves a release that works") {
+		t.Fatalf("%d %s%s", code, out, said)
+	}
+	h, _, err := l.Head(t.Context(), true)
+	if err != nil || h.Epoch != 8 || h.State != fleet.Done || h.CommittedRelease != pushed.Release || h.CommittedSequence != pushed.Sequence {
+		t.Errorf("head %+v, %v", h, err)
 	}
 }
 
