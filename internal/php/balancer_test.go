@@ -17,9 +17,21 @@ import (
 )
 
 func TestLoadBalancerHearsTheAgentOrItsLastWord(t *testing.T) {
-	root := site(t)
-	flip(t, root, "active", first)
-	server := testenv.PHP(t, root)
+	t.Run("nginx", func(t *testing.T) {
+		root := site(t)
+		flip(t, root, "active", first)
+		hearTheAgent(t, testenv.PHP(t, root), "nginx", "set $deploy_php", "set $deploy_agent %s;\n")
+	})
+	t.Run("apache", func(t *testing.T) {
+		root := site(t)
+		flip(t, root, "active", first)
+		hearTheAgent(t, apache(t, root), "apache", "Define deploy_php", "Define deploy_agent %s\n")
+	})
+}
+
+// hearTheAgent asks a site's page for the load balancer. In the settings of the web server, line names the agent before a line that
+// is there.
+func hearTheAgent(t *testing.T, server testenv.PHPServer, name, before, line string) {
 	health := func() string {
 		status, body, _ := get(t, server.URL+"/_deploy/health")
 		return fmt.Sprint(status, " ", strings.TrimSpace(body))
@@ -33,7 +45,7 @@ func TestLoadBalancerHearsTheAgentOrItsLastWord(t *testing.T) {
 	expect("the site has no agent", "404 ")
 
 	agent := filepath.Join(server.Log, "promo")
-	reconfigure(t, server.Log, "set $deploy_php", "set $deploy_agent "+agent+";\nset $deploy_php", func() bool { return !strings.HasPrefix(health(), "404") })
+	reconfigure(t, filepath.Join(server.Log, name), before, fmt.Sprintf(line, agent)+before, func() bool { return !strings.HasPrefix(health(), "404") })
 	expect("never an agent since the boot", "503 no agent answers")
 
 	l, err := net.Listen("unix", agent+".sock")
@@ -68,16 +80,16 @@ func TestLoadBalancerHearsTheAgentOrItsLastWord(t *testing.T) {
 	}
 }
 
-// reconfigure changes the web server's settings as an operator does, and waits until that shows.
-func reconfigure(t *testing.T, dir, old, replacement string, shows func() bool) {
+// reconfigure changes the web server's settings, in server.conf, as an operator does, and waits until that shows.
+func reconfigure(t *testing.T, server, old, replacement string, shows func() bool) {
 	t.Helper()
-	file := filepath.Join(dir, "nginx.conf")
+	file := server + ".conf"
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	write(t, file, strings.Replace(string(text), old, replacement, 1))
-	pid, err := os.ReadFile(filepath.Join(dir, "nginx.pid"))
+	pid, err := os.ReadFile(server + ".pid")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +102,7 @@ func reconfigure(t *testing.T, dir, old, replacement string, shows func() bool) 
 	}
 	for end := time.Now().Add(10 * time.Second); !shows(); {
 		if time.Now().After(end) {
-			log, _ := os.ReadFile(filepath.Join(dir, "nginx.log"))
+			log, _ := os.ReadFile(server + ".log")
 			t.Fatalf("the new settings do not show: %s", log)
 		}
 		time.Sleep(10 * time.Millisecond)

@@ -41,7 +41,7 @@ func (w *Web) startApache(ctx context.Context, apache string, o WebOptions) erro
 
 // apacheConf is the site as its operator would write it, with what is in share/apache.
 func (o WebOptions) apacheConf(port, localPort, previewPort int) (string, error) {
-	err := errors.Join(o.copyShare("probe.php"), o.copyShare("release.php"), o.copyShare("apache/realroot"), os.Chmod(o.path("realroot"), 0o755))
+	err := errors.Join(o.copyShare("probe.php"), o.copyShare("release.php"), o.copyShare("apache/realroot"), o.copyShare("apache/healthy.asis"), os.Chmod(o.path("realroot"), 0o755))
 	if err != nil {
 		return "", err
 	}
@@ -58,7 +58,9 @@ func (o WebOptions) apacheConf(port, localPort, previewPort int) (string, error)
 	if o.User == "" {
 		as = "" // only root can start it as somebody else
 	}
-	site, err3 := o.edited("apache/site.conf", `"prg:/usr/share/s3-pull-deploy/apache/realroot" www-data:www-data`, `"prg:`+o.path("realroot")+`"`+as, "E=DEPLOY_SCRIPT:/usr/share/s3-pull-deploy/release.php", "E=DEPLOY_SCRIPT:"+o.path("release.php"))
+	site, err3 := o.edited("apache/site.conf",
+		"<Directory /usr/share/s3-pull-deploy/apache>", "<Directory "+o.Dir+">", "/usr/share/s3-pull-deploy/apache/healthy.asis", o.path("healthy.asis"),
+		`"prg:/usr/share/s3-pull-deploy/apache/realroot" www-data:www-data`, `"prg:`+o.path("realroot")+`"`+as, "E=DEPLOY_SCRIPT:/usr/share/s3-pull-deploy/release.php", "E=DEPLOY_SCRIPT:"+o.path("release.php"))
 	if err := errors.Join(err1, err2, err3, os.WriteFile(o.path("site.conf"), []byte(site), 0o644)); err != nil {
 		return "", err
 	}
@@ -103,5 +105,5 @@ Define deploy_php unix:{{.Dir}}/fpm.sock
 
 // Modules are those of Apache that share/apache needs, and the few that it does not do without.
 func (o WebOptions) Modules() []string {
-	return []string{"mpm_event", "authz_core", "authz_host", "alias", "dir", "mime", "env", "headers", "rewrite", "proxy", "proxy_fcgi"}
+	return []string{"mpm_event", "authz_core", "authz_host", "alias", "dir", "mime", "env", "headers", "rewrite", "proxy", "proxy_fcgi", "proxy_http", "asis"}
 }
