@@ -176,31 +176,30 @@ func (s Setup) linked(ctx context.Context, o *Opcache) string {
 // outside asks for the probe as others could: at this machine's addresses, on the ports of the site, of the route and the usual ones. What it
 // answers to them is open to whoever reaches the machine.
 func (s Setup) outside(ctx context.Context) []Finding {
-	ports, paths := []string{"80", "443"}, []string{"/_deploy/opcache"}
+	schemes, paths := map[string]string{"80": "http", "443": "https"}, []string{"/_deploy/opcache"} // schemes by port
 	for _, address := range append([]string{s.Site.URL}, s.Opcache.URLs...) {
 		rest, socket := strings.CutPrefix(address, "unix:")
 		if _, uri, ok := strings.Cut(rest, ":"); socket && ok && address != s.Site.URL {
 			paths = append(paths, uri)
 		}
 		if u, err := url.Parse(address); err == nil && !socket && address != "" {
-			ports = append(ports, u.Port())
+			if u.Port() != "" {
+				schemes[u.Port()] = u.Scheme
+			}
 			if address != s.Site.URL {
 				paths = append(paths, u.Path)
 			}
 		}
 	}
-	slices.Sort(ports)
 	slices.Sort(paths)
+	paths = slices.Compact(paths)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var open []string
 	for _, address := range s.Addresses {
-		for _, port := range slices.Compact(slices.DeleteFunc(slices.Clone(ports), func(p string) bool { return p == "" })) {
-			for _, uri := range slices.Compact(slices.Clone(paths)) {
-				target := "http://" + net.JoinHostPort(address, port) + uri
-				if port == "443" {
-					target = "https://" + net.JoinHostPort(address, port) + uri
-				}
+		for port, scheme := range schemes {
+			for _, uri := range paths {
+				target := scheme + "://" + net.JoinHostPort(address, port) + uri
 				wg.Go(func() {
 					if s.answers(ctx, target, address) {
 						mu.Lock()
