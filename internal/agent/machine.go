@@ -74,6 +74,7 @@ type machine struct {
 	turn        turn
 	roomFor     release.ID // for which room was made in opcache
 	warmFor     release.ID // which was compiled last
+	pageless    bool       // it was said that the site has no page that names its release
 	cold        atomic.Pointer[string]
 
 	mu       sync.Mutex

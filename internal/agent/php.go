@@ -244,8 +244,13 @@ func (m *machine) askSite(ctx context.Context, id release.ID) error {
 	if h.URL == "" || m.cfg.Opcache.Effective() == config.Off {
 		return nil
 	}
-	if _, err := (php.Site{URL: h.URL, Host: h.Host, Timeout: h.Timeout}).Runs(ctx, string(id)); errors.Is(err, php.ErrStale) {
+	_, err := php.Site{URL: h.URL, Host: h.Host, Timeout: h.Timeout}.Runs(ctx, string(id))
+	switch {
+	case errors.Is(err, php.ErrStale):
 		return fmt.Errorf("ask PHP: %w", err)
+	case errors.Is(err, php.ErrNoPage) && !m.pageless:
+		m.pageless = true
+		m.log.Warn("nothing proves which release visitors get: include share/nginx/site.conf (share/apache/site.conf) in the site's server block", "error", err)
 	}
 	return nil
 }

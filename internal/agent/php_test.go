@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -382,5 +383,19 @@ func TestRoomThatCouldNotBeMadeIsSaidAsCold(t *testing.T) {
 	p.set(func(p *pool) { p.full, p.illFor = false, "" })
 	if again := m.makeRoom(t.Context(), func(string) {}); again != 0 || m.coldness() != "" {
 		t.Errorf("afterwards: again in %v, %q", again, m.coldness())
+	}
+}
+
+func TestSiteWithoutThePageIsNamedInTheLogOnce(t *testing.T) {
+	m, _ := settler(t, "true", newPool(t))
+	var log strings.Builder
+	m.log = slog.New(slog.NewTextHandler(&log, nil))
+	for epoch := range 3 {
+		if err := m.settle(t.Context(), settleOf(int64(epoch+1), r1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := strings.Count(log.String(), "no page /_deploy/release"); n != 1 {
+		t.Errorf("%d times:\n%s", n, log.String())
 	}
 }
