@@ -1,5 +1,5 @@
 resource "aws_lb" "public" {
-  name            = substr(var.site, 0, 32)
+  name            = local.short
   security_groups = [aws_security_group.public.id]
   subnets         = var.public_subnets
   tags            = var.tags
@@ -7,7 +7,7 @@ resource "aws_lb" "public" {
 
 # /_deploy/health is the agent's word, by share/nginx/site.conf: 503 while the instance knows of a release that it is not on.
 resource "aws_lb_target_group" "fleet" {
-  name                 = substr(var.site, 0, 32)
+  name                 = local.short
   vpc_id               = var.vpc_id
   port                 = 80
   protocol             = "HTTP"

@@ -12,6 +12,14 @@ terraform {
 
 data "aws_region" "here" {}
 
+# Names of load balancers end at 32 characters and not with a hyphen, those of roles at 64. A site whose name is too long, with what
+# follows it, is called by its beginning and a digest, so that two sites never have the same name.
+locals {
+  digest = "${trimsuffix(substr(var.site, 0, 23), "-")}-${substr(sha256(var.site), 0, 8)}"
+  short  = length(var.site) > 32 || endswith(var.site, "-") ? local.digest : var.site
+  name   = length(var.site) > 50 ? local.digest : var.site
+}
+
 resource "aws_launch_template" "instance" {
   name                   = var.site
   image_id               = var.ami
@@ -55,14 +63,14 @@ resource "aws_autoscaling_group" "fleet" {
     version = aws_launch_template.instance.latest_version
   }
 
-  # An instance enters the load balancer when its agent says that the site serves (`lifecycle_hook: launch` in the settings), or when
-  # the time is up. Then it still gets no requests, since its health page says 503, and is replaced like any that is not well: one
-  # rule for both, which does not begin to end instances faster because S3 is away.
+  # An instance enters the load balancer when its agent says that the site serves (`lifecycle_hook: launch` in the settings); the agent
+  # asks for more time while it works, for an hour at most. One that does not get there is never shown to visitors: it is ended and
+  # another is tried, at AWS's own pace where that goes on.
   initial_lifecycle_hook {
     name                 = "launch"
     lifecycle_transition = "autoscaling:EC2_INSTANCE_LAUNCHING"
     heartbeat_timeout    = var.warm_up
-    default_result       = "CONTINUE"
+    default_result       = "ABANDON"
   }
 
   # A moment for requests that run, and for the agent to take its leave.

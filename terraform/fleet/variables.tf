@@ -52,7 +52,7 @@ variable "user_data" {
 }
 
 variable "policies" {
-  description = "ARNs of more policies for the instances' role: what the user data and the application need."
+  description = "ARNs of more policies for the instances' role: what the user data, the CloudWatch agent (CloudWatchAgentServerPolicy) and the application need."
   type        = list(string)
   default     = []
 }
@@ -97,7 +97,7 @@ variable "size" {
 }
 
 variable "warm_up" {
-  description = "Seconds that an instance may take until it serves the release: boot, download, hooks."
+  description = "Seconds that an instance may take until its agent runs, and be without a word of it until the release is served; then it is ended."
   type        = number
   default     = 600
 }

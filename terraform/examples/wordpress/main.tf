@@ -33,9 +33,11 @@ module "fleet" {
   public_subnets  = aws_subnet.public[*].id
   route_tables    = [aws_route_table.public.id]
   certificate_arn = var.certificate_arn
-  policies        = [aws_iam_policy.site.arn]
+  policies        = [aws_iam_policy.site.arn, "arn:${data.aws_partition.here.partition}:iam::aws:policy/CloudWatchAgentServerPolicy"]
   user_data       = local.user_data
 }
+
+data "aws_partition" "here" {}
 
 locals {
   # The settings of the instances. Those of the developer, config.yml, have the same first four lines.

@@ -8,6 +8,10 @@ variable "site" {
   description = "The site, as in its settings and in the image."
   type        = string
   default     = "wordpress"
+  validation {
+    condition     = can(regex("^[a-z](-?[a-z0-9])*$", var.site)) && length(var.site) <= 50
+    error_message = "The site names a database too: at most 50 of a-z 0-9 -, a letter first, no two hyphens together and none at the end."
+  }
 }
 
 variable "bucket" {
