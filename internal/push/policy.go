@@ -52,6 +52,7 @@ func (s *session) policy(context.Context) error {
 type policy struct {
 	cfg           *config.Config
 	aws           string   // arn:PARTITION
+	region        string   // * where the settings leave it to the environment
 	bucket, site  string   // the bucket, and what all keys of the site begin with
 	table         string   //
 	scope, member []string // partition keys: of the head, the notes and the log; of the members' rows
@@ -66,13 +67,12 @@ func newPolicy(c *config.Config) *policy {
 	case strings.HasPrefix(c.Region, "us-gov-"):
 		p.aws = "arn:aws-us-gov"
 	}
-	region := c.Region
-	if region == "" {
-		region = "*"
+	if p.region = c.Region; p.region == "" {
+		p.region = "*"
 	}
 	p.bucket = p.aws + ":s3:::" + c.Bucket
 	p.site = p.bucket + "/" + literal(c.Prefix+c.Site) + "/"
-	p.table = p.aws + ":dynamodb:" + region + ":*:table/" + c.Table
+	p.table = p.aws + ":dynamodb:" + p.region + ":*:table/" + c.Table
 	p.scope, p.member = []string{literal(c.Scope())}, []string{literal(c.Scope()) + "#m??"}
 	return p
 }
@@ -117,28 +117,25 @@ func (p *policy) read() {
 
 // key allows the use of the KMS key for this bucket's objects, through S3 alone. With a bucket key the context is the bucket.
 func (p *policy) key(actions ...string) {
-	id, region := p.cfg.KMSKeyID, p.cfg.Region
+	id := p.cfg.KMSKeyID
 	if id == "" {
 		return
 	}
-	if region == "" {
-		region = "*"
-	}
 	cond := [][]string{
-		{"StringLike", "kms:ViaService", "s3." + region + ".amazonaws.com*"},
+		{"StringLike", "kms:ViaService", "s3." + p.region + ".amazonaws.com*"},
 		{"StringLike", "kms:EncryptionContext:aws:s3:arn", p.bucket, p.site + "*"},
 	}
 	resource := id
 	switch {
 	case strings.HasPrefix(id, "alias/"): // a policy names keys, not aliases
-		resource = p.aws + ":kms:" + region + ":*:key/*"
+		resource = p.aws + ":kms:" + p.region + ":*:key/*"
 		cond = append(cond, []string{"ForAnyValue:StringEquals", "kms:ResourceAliases", id})
 	case strings.HasPrefix(id, "arn:") && strings.Contains(id, ":alias/"):
 		at := strings.Index(id, "alias/")
 		resource = id[:at] + "key/*"
 		cond = append(cond, []string{"ForAnyValue:StringEquals", "kms:ResourceAliases", id[at:]})
 	case !strings.HasPrefix(id, "arn:"):
-		resource = p.aws + ":kms:" + region + ":*:key/" + id
+		resource = p.aws + ":kms:" + p.region + ":*:key/" + id
 	}
 	p.allow("UseKey", actions, []string{resource}, cond...)
 }
@@ -159,7 +156,8 @@ func (p *policy) instance() {
 		p.allow("Notify", []string{"sns:Publish"}, topics)
 	}
 	if p.cfg.LifecycleHook != "" { // of whichever group the instance is in: its name is a tag, not a setting
-		p.allow("CompleteLaunch", []string{"autoscaling:CompleteLifecycleAction", "autoscaling:RecordLifecycleActionHeartbeat"}, []string{p.aws + ":autoscaling:*:*:autoScalingGroup:*"})
+		p.allow("CompleteLaunch", []string{"autoscaling:CompleteLifecycleAction", "autoscaling:RecordLifecycleActionHeartbeat"},
+			[]string{p.aws + ":autoscaling:" + p.region + ":*:autoScalingGroup:*:autoScalingGroupName/*"})
 	}
 }
 

@@ -17,3 +17,8 @@ output "push_policy_arn" {
   description = "The policy of who pushes: attach it to CI's role."
   value       = aws_iam_policy.push.arn
 }
+
+output "developer_policy_arn" {
+  description = "The policy of people who push, forget instances and run `push -init`."
+  value       = aws_iam_policy.developer.arn
+}

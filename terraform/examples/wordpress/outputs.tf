@@ -12,3 +12,8 @@ output "push_policy_arn" {
   description = "The policy of who pushes."
   value       = module.fleet.push_policy_arn
 }
+
+output "developer_policy_arn" {
+  description = "The policy of people who push, forget instances and run `push -init`."
+  value       = module.fleet.developer_policy_arn
+}
