@@ -38,12 +38,17 @@ func TestFleetKeepsServingThroughItsLife(t *testing.T) {
 		}
 	}()
 
-	var first, live outcome
+	var first, changed, killed, thawed, live outcome
 	part("three machines wait for the first push", func() {
 		for range 3 {
 			w.boot()
 		}
 		w.inService(w.machines...)
+		for _, m := range w.machines { // settings can have secrets in them
+			if mode := m.sh("stat -c '%U %a' /etc/s3-pull-deploy/" + site + ".yml"); mode != "root 600" {
+				t.Errorf("%s: the user data's settings are %s, want root 600", m.name, mode)
+			}
+		}
 	})
 	part("WordPress goes live on all", func() {
 		first = w.rollout(0, "-deploy="+w.app("one"))
@@ -58,7 +63,7 @@ func TestFleetKeepsServingThroughItsLife(t *testing.T) {
 	})
 	part("an upload is on all, in every release", func() { w.uploaded(first.Release) })
 	part("a change goes live and is rolled back", func() {
-		changed := w.rollout(0, "-deploy="+w.app("two"))
+		changed = w.rollout(0, "-deploy="+w.app("two"))
 		w.serves(changed.Release, "two", w.machines...)
 		w.rollout(0, "-rollback")
 		w.serves(first.Release, "one", w.machines...)
@@ -66,22 +71,29 @@ func TestFleetKeepsServingThroughItsLife(t *testing.T) {
 	part("killed agents come back into the rollout", func() {
 		w.machines[1].sh("systemctl kill --signal=KILL --kill-who=main s3-pull-deploy-agent@" + site)
 		w.machines[2].sh("systemctl kill --signal=ABRT --kill-who=main s3-pull-deploy-agent@" + site) // as the watchdog does
-		live = w.rollout(0, "-deploy="+w.app("three"))
-		w.serves(live.Release, "three", w.machines...)
+		killed = w.rollout(0, "-deploy="+w.app("three"))
+		w.serves(killed.Release, "three", w.machines...)
 	})
 	part("a frozen machine is left behind and catches up", func() {
 		frozen := w.machines[2]
 		frozen.signal(syscall.SIGSTOP)
-		live = w.rollout(1, "-deploy="+w.app("four"))
-		w.serves(live.Release, "four", w.machines[:2]...)
+		thawed = w.rollout(1, "-deploy="+w.app("four"))
+		w.serves(thawed.Release, "four", w.machines[:2]...)
 		frozen.signal(syscall.SIGCONT)
-		w.serves(live.Release, "four", w.machines...)
+		w.serves(thawed.Release, "four", w.machines...)
 	})
-	part("a reboot without AWS serves what is on the disk", func() { w.rebootWithoutAWS(w.machines[1], live.Release) })
+	part("only the web user is kept from the metadata service", func() { w.keepFromMetadata(w.machines[0]) })
+	part("a reboot without AWS serves what is on the disk", func() { w.rebootWithoutAWS(w.machines[1], thawed.Release) })
 	part("a fourth machine joins in the middle of a rollout", func() { live = w.joinInTheMiddle() })
 	part("the package is upgraded in the middle of a rollout", func() { live = w.upgradeInTheMiddle(newer) })
 	part("removing the package leaves what is served", func() { w.remove(w.machines[3], live.Release) })
-	part("the journals tell the story", func() { w.story(first.Release, live.Release) })
+	part("the journals tell the story", func() {
+		w.story(live.Release)
+		w.tells([]string{"serving " + first.Release, "serving " + changed.Release, "serving " + first.Release, "serving " + killed.Release}, w.machines[:3]...)
+		w.tells([]string{"code=killed, status=9/KILL", "Scheduled restart job", "serving " + killed.Release}, w.machines[1])
+		w.tells([]string{"SIGABRT", "Scheduled restart job", "serving " + killed.Release, "serving " + thawed.Release}, w.machines[2])
+		w.tellsOfTheFrozen(thawed.Release)
+	})
 }
 
 // uploaded puts a file where one machine's PHP would, and wants it from all.
@@ -256,7 +268,7 @@ func (w *world) remove(m *machine, release string) {
 }
 
 // story checks that somebody who has only the journals learns what happened, and nothing secret.
-func (w *world) story(first, live string) {
+func (w *world) story(live string) {
 	for _, m := range w.machines {
 		text := m.journal("--unit=s3-pull-deploy-agent@" + site)
 		for _, want := range []string{"serving " + live, "level=INFO msg=ready"} {
@@ -273,9 +285,31 @@ func (w *world) story(first, live string) {
 			w.t.Errorf("%s: the file for the CloudWatch agent does not tell of %s", m.name, live)
 		}
 	}
-	if text := w.machines[0].journal("--unit=s3-pull-deploy-agent@" + site); !strings.Contains(text, "serving "+first) {
-		w.t.Errorf("the journal of web-1 does not tell of the first release")
+}
+
+// tells checks that the journals of machines say of the agent's unit all these, one after the other.
+func (w *world) tells(steps []string, machines ...*machine) {
+	for _, m := range machines {
+		rest, ok := m.journal("--unit=s3-pull-deploy-agent@"+site), true
+		for _, step := range steps {
+			if _, rest, ok = strings.Cut(rest, step); !ok {
+				w.t.Errorf("the journal of %s does not say %q in its place of %q", m.name, step, steps)
+				break
+			}
+		}
 	}
+}
+
+// tellsOfTheFrozen checks that who decided on a release says that one machine was left out.
+func (w *world) tellsOfTheFrozen(release string) {
+	for _, m := range w.machines[:2] {
+		_, epoch, _ := strings.Cut(m.journal("--unit=s3-pull-deploy-agent@"+site), " is open for "+release)
+		epoch, _, _ = strings.Cut(epoch, "flip "+release)
+		if strings.Contains(epoch, "msg=decided") && strings.Contains(epoch, "commit=true") && strings.Contains(epoch, "excluded=1") {
+			return
+		}
+	}
+	w.t.Errorf("no journal says that a machine was left out of %s", release)
 }
 
 func (m *machine) readFile(path string) string {

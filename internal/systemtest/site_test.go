@@ -116,7 +116,7 @@ func (w *world) machineSettings() string {
 		"poll_interval: 1s\npointer_interval: 5s\nhooks: {before_flip: \"test ! -e /srv/uploads/slow || sleep 20\"}\n"
 }
 
-// boot makes a machine of the image, gives it the settings that user data would, and boots it.
+// boot makes a machine of the image, and boots it. Its settings and its start are the user data's.
 func (w *world) boot() *machine {
 	w.t.Helper()
 	n := len(w.machines) + 1
@@ -129,7 +129,7 @@ func (w *world) boot() *machine {
 	m.tree = overlay(w.t, dir, w.image...)
 	w.t.Cleanup(m.stop)
 	m.write("/etc/hostname", name+"\n")
-	m.write("/etc/s3-pull-deploy/"+site+".yml", w.machineSettings())
+	m.write("/root/settings.yml", w.machineSettings())
 	var env strings.Builder
 	for k, v := range parts.Credentials() {
 		fmt.Fprintf(&env, "%s=%s\n", k, v)
@@ -139,10 +139,35 @@ func (w *world) boot() *machine {
 		"env[DB_USER] = wordpress\nenv[DB_PASSWORD] = \"%s\"\nenv[WP_HOME] = http://%s\nenv[WP_SECRET] = \"the same on every instance\"\n",
 		dbIP, dbPassword, siteHost))
 	check(w.t, os.MkdirAll(filepath.Join(m.tree, "var/log/journal"), 0o755)) // kept, to be read from here
-	run(w.t, "systemctl", "--root="+m.tree, "enable", "s3-pull-deploy-agent@"+site, "s3-pull-deploy-gate@"+site, "nginx", "php8.2-fpm")
+	m.userData(w.root)
 	m.start()
 	w.machines = append(w.machines, m)
 	return m
+}
+
+// userData has the machine run packer/boot/user-data.sh at its first boot, and only then, as cloud-init does. The AWS command line
+// that the script asks for the settings is one that has them.
+func (m *machine) userData(root string) {
+	m.t.Helper()
+	script, err := os.ReadFile(filepath.Join(root, "packer/boot/user-data.sh"))
+	check(m.t, err)
+	m.write("/usr/local/sbin/user-data", string(script))
+	m.write("/usr/local/bin/aws", "#!/bin/sh\ncase \"$*\" in *'ssm get-parameter --name /s3-pull-deploy/"+site+"/settings '*) cat /root/settings.yml ;; *) exit 2 ;; esac\n")
+	m.write("/etc/systemd/system/user-data.service", `[Unit]
+ConditionPathExists=!/var/lib/user-data.done
+After=network.target
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c '/usr/local/sbin/user-data && touch /var/lib/user-data.done'
+[Install]
+WantedBy=multi-user.target
+`)
+	for file, mode := range map[string]fs.FileMode{
+		"usr/local/sbin/user-data": 0o755, "usr/local/bin/aws": 0o755, "etc/systemd/system/user-data.service": 0o644,
+	} {
+		check(m.t, os.Chmod(filepath.Join(m.tree, file), mode))
+	}
+	run(m.t, "systemctl", "--root="+m.tree, "enable", "user-data")
 }
 
 func (m *machine) write(path, text string) {

@@ -6,12 +6,15 @@ set -eu
 . /etc/default/s3-pull-deploy
 region=eu-central-1
 
-# The settings: `root` and `web_user` as in the image (/etc/default/s3-pull-deploy), the rest as in config.sample.yml.
+# The settings: `root` and `web_user` as in the image (/etc/default/s3-pull-deploy), the rest as in config.sample.yml. They
+# may hold secrets, so only root reads them; for an agent without root: chgrp s3-pull-deploy and chmod 640.
+umask 077
 settings=/etc/s3-pull-deploy/$SITE.yml
 aws --region "$region" ssm get-parameter --name "/s3-pull-deploy/$SITE/settings" --with-decryption \
 	--query Parameter.Value --output text >"$settings.new"
 # or: aws --region "$region" s3 cp "s3://example-config/$SITE.yml" "$settings.new"
 mv "$settings.new" "$settings"
+umask 022
 
 # Uploads that all instances share: EFS over NFS 4.1. With amazon-efs-utils: mount -t efs -o tls fs-0123456789abcdef0:/ /srv/uploads
 #   mkdir -p /srv/uploads

@@ -4,9 +4,11 @@ set -eu
 # shellcheck source=/dev/null
 . /etc/default/s3-pull-deploy
 
+umask 077 # the settings and, below, the password are for root alone
 cat >"/etc/s3-pull-deploy/$SITE.yml" <<'END'
 ${settings}
 END
+umask 022
 
 mkdir -p /srv/uploads
 echo "${uploads}:/ /srv/uploads nfs4 nfsvers=4.1,hard,timeo=600,_netdev 0 0" >>/etc/fstab
