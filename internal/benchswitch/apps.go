@@ -85,7 +85,7 @@ func wordpressApp(ctx context.Context, dir string, undo *teardown) (*app, error)
 	undo.stop(db)
 	uploads := filepath.Join(dir, "uploads")
 	a := &app{
-		name: "WordPress", dir: filepath.Join(dir, "wordpress"), pages: []string{"/", "/?p=1", "/?s=hello"}, rate: 25, install: installWordPress,
+		name: "WordPress", dir: filepath.Join(dir, "wordpress"), pages: []string{"/", "/?p=1", "/?s=hello"}, rate: 70, install: installWordPress,
 		ini:      []string{"extension=mysqlnd.so", "extension=mysqli.so", "extension=ctype.so", "extension=iconv.so", "extension=tokenizer.so"},
 		settings: fmt.Sprintf("shared: {wp-content/uploads: %s}\n", uploads),
 	}

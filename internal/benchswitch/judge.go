@@ -19,26 +19,48 @@ type flip struct {
 	over    time.Time // whatever follows a rollout is over, room in opcache too
 }
 
+// What every mode must come to. In mode off requests may be fewer: opcache fills up, and answers take as long as they take.
+const (
+	leastFlips    = 20
+	leastRequests = 10_000
+)
+
+// What warm must hold: the slowest request after a flip against the one before, and against that of reset.
+const (
+	mostSlower  = 3
+	leastFaster = 10
+)
+
 // row is one application in one mode.
 type row struct {
 	app, mode             string
 	flips, requests       int
+	rate                  int     // requests a second that were due
+	achieved              float64 // and that were answered
 	failed, mixed, stale  int
 	before, during, after window
-	later                 time.Duration // the slowest of all requests from a second after a flip on: while room is made
-	rooms                 int           // how often room was made
-	cause                 error         // of a request that failed
+	later                 window // from a second after a flip on: while room is made
+	rooms                 int    // how often room was made
+	cause                 error  // of a request that failed
 }
 
 // window is how long requests took in one part of all flips.
 type window struct {
 	slowest time.Duration // the median over the flips of each one's slowest
 	p99     time.Duration // of all requests in it
+	most    time.Duration // the slowest of all
 }
 
 // judge makes a row of what was answered while releases went live one after the other.
-func judge(app, mode string, answers []answer, flips []flip) row {
-	r := row{app: app, mode: mode, flips: len(flips), requests: len(answers)}
+func judge(a *app, mode string, answers []answer, flips []flip) row {
+	r := row{app: a.name, mode: mode, requests: len(answers), rate: a.rate, achieved: achieved(answers)}
+	live := ""
+	for _, f := range flips {
+		if f.release > live {
+			live = f.release
+			r.flips++
+		}
+	}
 	for _, a := range answers {
 		switch {
 		case a.err != nil:
@@ -53,10 +75,25 @@ func judge(app, mode string, answers []answer, flips []flip) row {
 	r.before = measure(answers, flips, func(f flip) (time.Time, time.Time) { return f.before, f.before.Add(time.Second) })
 	r.during = measure(answers, flips, func(f flip) (time.Time, time.Time) { return f.pushed, f.at })
 	r.after = measure(answers, flips, func(f flip) (time.Time, time.Time) { return f.at, f.at.Add(time.Second) })
-	for _, f := range flips {
-		r.later = max(r.later, slowest(within(answers, f.at.Add(time.Second), f.over)))
-	}
+	r.later = measure(answers, flips, func(f flip) (time.Time, time.Time) { return f.at.Add(time.Second), f.over })
 	return r
+}
+
+// achieved is how many answers a second came.
+func achieved(answers []answer) float64 {
+	if len(answers) == 0 {
+		return 0
+	}
+	first, last := answers[0].due, answers[0].end
+	for _, a := range answers {
+		if a.due.Before(first) {
+			first = a.due
+		}
+		if a.end.After(last) {
+			last = a.end
+		}
+	}
+	return float64(len(answers)) / last.Sub(first).Seconds()
 }
 
 // stale says whether a request began after a flip and was answered by an older release; ids grow with time.
@@ -70,10 +107,10 @@ func stale(a answer, flips []flip) bool {
 	return a.releases < live
 }
 
-// within are the requests that ran, in part at least, between two times.
+// within are the requests that visitors waited for, in part at least, between two times.
 func within(answers []answer, from, to time.Time) (in []answer) {
 	for _, a := range answers {
-		if a.end.After(from) && a.begin.Before(to) {
+		if a.end.After(from) && a.due.Before(to) {
 			in = append(in, a)
 		}
 	}
@@ -90,7 +127,7 @@ func measure(answers []answer, flips []flip, span func(flip) (from, to time.Time
 			all = append(all, a.took())
 		}
 	}
-	return window{quantile(most, 0.5), quantile(all, 0.99)}
+	return window{quantile(most, 0.5), quantile(all, 0.99), quantile(most, 1)}
 }
 
 func slowest(answers []answer) (most time.Duration) {
@@ -111,8 +148,8 @@ func quantile(of []time.Duration, q float64) time.Duration {
 
 // String is one line for the terminal.
 func (r row) String() string {
-	return fmt.Sprintf("%s, %s: %d requests, %d failed, %d mixed, %d stale; slowest before %s, during %s, after %s; room made %d times, then %s",
-		r.app, r.mode, r.requests, r.failed, r.mixed, r.stale, ms(r.before.slowest), ms(r.during.slowest), ms(r.after.slowest), r.rooms, ms(r.later))
+	return fmt.Sprintf("%s, %s: %d requests, %.0f of %d a second, %d failed, %d mixed, %d stale; slowest before %s, during %s, after %s, later %s; room made %d times",
+		r.app, r.mode, r.requests, r.achieved, r.rate, r.failed, r.mixed, r.stale, ms(r.before.slowest), ms(r.during.slowest), ms(r.after.slowest), ms(r.later.slowest), r.rooms)
 }
 
 func ms(d time.Duration) string {
@@ -125,11 +162,20 @@ func ms(d time.Duration) string {
 // table is what goes into the documentation.
 func table(rows []row) string {
 	var b strings.Builder
-	b.WriteString("| application | mode | flips | requests | failed | mixed | stale | slowest (p99) before | while it is prepared | in the second after the flip | after ÷ before | room made, slowest then |\n")
-	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("| application | mode | flips | requests | due a second | answered a second | failed | mixed | stale | room made | after ÷ before |\n")
+	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, r := range rows {
-		fmt.Fprintf(&b, "| %s | %s | %d | %d | %d | %d | %d | %s | %s | %s | %.1f | %d, %s |\n", r.app, r.mode, r.flips, r.requests,
-			r.failed, r.mixed, r.stale, r.before, r.during, r.after, ratio(r.after.slowest, r.before.slowest), r.rooms, ms(r.later))
+		fmt.Fprintf(&b, "| %s | %s | %d | %d | %d | %.1f | %d | %d | %d | %d | %.1f |\n", r.app, r.mode, r.flips, r.requests, r.rate, r.achieved,
+			r.failed, r.mixed, r.stale, r.rooms, ratio(r.after.slowest, r.before.slowest))
+	}
+	b.WriteString("\n| application | mode | when | slowest of a flip, median | p99 | maximum |\n|---|---|---|---|---|---|\n")
+	for _, r := range rows {
+		for _, w := range []struct {
+			when string
+			window
+		}{{"in the second before", r.before}, {"while it is prepared", r.during}, {"in the second after the flip", r.after}, {"later", r.later}} {
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", r.app, r.mode, w.when, ms(w.slowest), ms(w.p99), ms(w.most))
+		}
 	}
 	b.WriteByte('\n')
 	for _, w := range rows {
@@ -141,8 +187,6 @@ func table(rows []row) string {
 	}
 	return b.String()
 }
-
-func (w window) String() string { return fmt.Sprintf("%s (%s)", ms(w.slowest), ms(w.p99)) }
 
 func ratio(a, b time.Duration) float64 { return float64(a) / float64(max(b, 1)) }
 
@@ -161,12 +205,28 @@ func between(file, text string) error {
 	return os.WriteFile(file, []byte(head+begin+text+end+tail), 0o644)
 }
 
-// verdict fails when visitors noticed something that they must not.
+// verdict fails when visitors noticed something that they must not, when warm is not what it promises, and when there was too little to
+// tell.
 func verdict(rows []row) error {
 	var errs []error
 	for _, r := range rows {
-		if r.mode == "warm" && r.failed+r.mixed+r.stale > 0 {
-			errs = append(errs, fmt.Errorf("%s: %d requests failed, %d mixed, %d stale", r.app, r.failed, r.mixed, r.stale), r.cause)
+		no := func(when bool, format string, args ...any) {
+			if when {
+				errs = append(errs, fmt.Errorf("%s, %s: %s", r.app, r.mode, fmt.Sprintf(format, args...)))
+			}
+		}
+		no(r.failed+r.mixed+r.stale > 0, "%d requests failed, %d mixed, %d stale", r.failed, r.mixed, r.stale)
+		errs = append(errs, r.cause)
+		no(r.flips < leastFlips, "%d flips, not %d", r.flips, leastFlips)
+		no(r.mode != "off" && r.requests < leastRequests, "%d requests, not %d", r.requests, leastRequests)
+		if r.mode != "warm" {
+			continue
+		}
+		after := r.after.slowest
+		no(after > mostSlower*r.before.slowest, "the slowest request after a flip takes %.1f times the one before, not %d", ratio(after, r.before.slowest), mostSlower)
+		for _, s := range rows {
+			no(s.app == r.app && s.mode == "reset" && s.after.slowest < leastFaster*after, "after a flip the slowest request of reset takes %.1f times as long, not %d",
+				ratio(s.after.slowest, after), leastFaster)
 		}
 	}
 	return errors.Join(errs...)

@@ -10,24 +10,26 @@ import (
 	"time"
 )
 
-// workers send the requests: enough that a slow answer does not hold up the rate.
-const workers = 6
+// workers are how many requests run at a time at most: more than php-fpm has workers, fewer than nginx takes connections. A
+// request that finds none free begins late, and how long it took counts from when it was due.
+const workers = 24
 
 // answer is what one request got.
 type answer struct {
-	begin, end time.Time
-	releases   string // of all files that made it, comma-separated
-	err        error
+	due, begin, end time.Time
+	releases        string // of all files that made it, comma-separated
+	err             error
 }
 
-func (a answer) took() time.Duration { return a.end.Sub(a.begin) }
+func (a answer) took() time.Duration { return a.end.Sub(a.due) }
 
-// load sends requests at a steady rate until it is stopped.
+// load sends requests at a fixed rate until it is stopped, however long the answers take: a visitor does not wait for those before.
 type load struct {
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
 
 	mu      sync.Mutex
+	sent    int
 	answers []answer
 }
 
@@ -35,30 +37,19 @@ type load struct {
 func startLoad(url string, pages []string, rate int) *load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{cancel: cancel}
-	due := make(chan string)
-	l.wait.Go(func() {
-		defer close(due)
-		tick := time.NewTicker(time.Second / time.Duration(rate))
-		defer tick.Stop()
-		for n := 0; ; n++ {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case due <- url + pages[n%len(pages)]:
-			}
-		}
-	})
+	began := time.Now()
 	for range workers {
 		l.wait.Go(func() {
 			client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{}}
 			defer client.CloseIdleConnections()
-			for page := range due {
-				a := ask(client, page)
+			for {
+				n := l.next()
+				due := began.Add(time.Duration(n) * time.Second / time.Duration(rate))
+				if sleep(ctx, time.Until(due)) != nil {
+					return
+				}
+				a := ask(client, url+pages[n%len(pages)])
+				a.due = due
 				l.mu.Lock()
 				l.answers = append(l.answers, a)
 				l.mu.Unlock()
@@ -66,6 +57,21 @@ func startLoad(url string, pages []string, rate int) *load {
 		})
 	}
 	return l
+}
+
+// next is the number of the next request.
+func (l *load) next() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sent++
+	return l.sent - 1
+}
+
+// answered is how many answers there are.
+func (l *load) answered() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.answers)
 }
 
 // stop ends the requests, the last ones complete, and returns all answers. It may be called again.

@@ -30,11 +30,16 @@ func (s *servers) measure(ctx context.Context, a *app, mode string, flips int) (
 			return row{}, err
 		}
 		all = append(all, f)
+		if enough := leastRequests * (n + 1) / leastFlips; mode != "off" { // there opcache fills up, and answers take as long as they take
+			if err := t.await(ctx, "enough requests", func() (bool, error) { return l.answered() >= enough, nil }); err != nil {
+				return row{}, err
+			}
+		}
 		if (n+1)%5 == 0 {
 			say("%s, %s: %d of %d flips", a.name, mode, n+1, flips)
 		}
 	}
-	r = judge(a.name, mode, l.stop(), all)
+	r = judge(a, mode, l.stop(), all)
 	text, err := os.ReadFile(t.agentLog())
 	r.rooms = strings.Count(string(text), `msg="made room in opcache"`)
 	return r, err
@@ -102,6 +107,6 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-time.After(d):
-		return nil
+		return context.Cause(ctx)
 	}
 }
