@@ -44,6 +44,22 @@ func TestHeldPushDoesNotSupersedeAnOpenEpoch(t *testing.T) {
 	})
 }
 
+func TestHoldOfANewerPushDoesNotLiftThatOfAnOlder(t *testing.T) {
+	fleetTest(t, func(r *rig) {
+		r.boot(ids(3)...)
+		r.push("r1")
+		r.live("r1", 40*time.Second, ids(3)...)
+		held := max(r.seq+1, time.Now().Unix())
+		r.ask(fleet.Item{"hold": held})
+		r.push("r2")
+		r.ask(fleet.Item{"hold": held + 1}) // and no agent has read that one yet
+		time.Sleep(time.Hour)
+		if h := r.head(); h.Epoch != 1 {
+			t.Errorf("head %+v", h)
+		}
+	})
+}
+
 func TestAbortDoesNotLiftTheHoldOfANewerPush(t *testing.T) {
 	fleetTest(t, func(r *rig) {
 		held := r.slowed()
