@@ -1,6 +1,8 @@
 package fleet_test
 
 import (
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -56,6 +58,28 @@ func TestHoldOfANewerPushDoesNotLiftThatOfAnOlder(t *testing.T) {
 		time.Sleep(time.Hour)
 		if h := r.head(); h.Epoch != 1 {
 			t.Errorf("head %+v", h)
+		}
+	})
+}
+
+// Between reading the head and opening, a person may hold what is about to be opened, and then a newer one as well.
+func TestOpenIsRefusedWhereAHoldCameAfterTheHeadWasRead(t *testing.T) {
+	fleetTest(t, func(r *rig) {
+		r.boot("i-00")
+		r.push("r1")
+		r.live("r1", 40*time.Second, "i-00")
+		r.all["i-00"].kill()
+		l, read := fleet.NewLedger(r.mem, scope, r.token), r.head()
+		note, err := fleet.NewNote(fmt.Appendf(nil, "r2\n%d\n3", read.Sequence+1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.ask(fleet.Item{"hold": read.Sequence + 2})
+		if h, err := l.Open(t.Context(), read, note, "i-00", false); !errors.Is(err, fleet.ErrOvertaken) || h.Hold != read.Sequence+2 {
+			t.Errorf("head %+v, %v", h, err)
+		}
+		if h, err := l.Open(t.Context(), r.head(), note, "i-00", false); err != nil || h.Epoch != 2 {
+			t.Errorf("as it stands now: %+v, %v", h, err)
 		}
 	})
 }
