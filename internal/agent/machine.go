@@ -51,6 +51,9 @@ const (
 	pause    = 2 * time.Second
 )
 
+// backTime bounds the warm-up for a rollback: PHP may hang in what is live, and visitors wait.
+const backTime = 10 * time.Second
+
 type keepList = []release.ID
 
 // machine does the long steps of one site on this instance. Its methods run in the worker, one at a time.
@@ -74,7 +77,8 @@ type machine struct {
 	turn        turn
 	roomFor     release.ID // for which room was made in opcache
 	warmFor     release.ID // which was compiled last
-	pageless    bool       // it was said that the site has no page that names its release
+	backTime    time.Duration
+	pageless    bool // it was said that the site has no page that names its release
 	cold        atomic.Pointer[string]
 
 	mu       sync.Mutex
@@ -94,7 +98,7 @@ func newMachine(p Parts, log *slog.Logger, ledger *fleet.Ledger) *machine {
 			Warming: c.PrepareTimeout / 2 / time.Duration(max(len(c.Opcache.URL), 1)), // the rest is for download and hooks
 		}),
 		env:      hook.Env{Site: c.Site, Group: c.Group, Instance: p.Identity.ID, Zone: p.Identity.Zone},
-		listings: map[release.ID]release.Listing{},
+		listings: map[release.ID]release.Listing{}, backTime: backTime,
 	}
 }
 

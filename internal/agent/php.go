@@ -26,15 +26,12 @@ type unfit struct{ error }
 
 func (e unfit) Unwrap() error { return e.error }
 
-// backTime bounds the warm-up for a rollback: PHP may hang in what is live, and visitors wait.
-const backTime = 10 * time.Second
-
 // rehearse has PHP compile a staged release, and looks at it through the preview before this machine votes for it. For a rollback
 // it is no condition: the release was live once, and what is live now may be what PHP hangs in and what the preview fails for.
 func (m *machine) rehearse(ctx context.Context, w fleet.Want, say func(string)) error {
 	id := w.Commit.Release
 	if goesBack(w) {
-		limit, cancel := context.WithTimeout(ctx, backTime)
+		limit, cancel := context.WithTimeout(ctx, m.backTime)
 		defer cancel()
 		if err := m.warm(limit, id, say); err != nil {
 			m.log.Warn("the rollback goes on without PHP", "release", string(id), "error", err)
@@ -176,26 +173,30 @@ func (m *machine) reloadPreloaded(ctx context.Context, pools []php.Status) ([]ph
 }
 
 // revive reloads a php-fpm that gives no answer after a rollback, once an epoch: its workers may hang in code of the release
-// that was live.
-func (m *machine) revive(ctx context.Context, id release.ID, cause error) error {
-	var silent *php.RouteError
-	if !errors.As(cause, &silent) || m.after.reload || ctx.Err() != nil {
-		return cause
+// that was live. What it does not mend is for those to say who ask PHP next.
+func (m *machine) revive(ctx context.Context) {
+	if m.after.reload {
+		return
+	}
+	limit, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	_, err := m.opcache.Status(limit)
+	if err == nil || ctx.Err() != nil {
+		return
 	}
 	units := fpmUnits(m.cfg.Restart)
 	if len(units) == 0 {
-		m.log.Warn("PHP gives no answer after a rollback: name php-fpm's unit in `restart`, then it is reloaded", "error", cause)
+		m.log.Warn("PHP gives no answer after a rollback: name php-fpm's unit in `restart`, then it is reloaded", "error", err)
 		m.after.reload = true
-		return cause
+		return
 	}
-	m.log.Warn("PHP gives no answer after a rollback: php-fpm is reloaded", "units", units, "error", cause)
+	m.log.Warn("PHP gives no answer after a rollback: php-fpm is reloaded", "units", units, "error", err)
 	if _, err := m.reload(ctx, units); err != nil {
-		return errors.Join(cause, fmt.Errorf("reload php-fpm: %w", err))
+		m.log.Warn("reload php-fpm", "error", err)
 	}
-	return m.switchPHP(ctx, id)
 }
 
-// answerTime is how long php-fpm may take to answer again after a reload, and answerPause what lies between two questions.
+// answerTime is how long php-fpm may take to answer after a rollback, and again after a reload, and answerPause what lies between two questions.
 const (
 	answerTime  = 10 * time.Second
 	answerPause = 100 * time.Millisecond

@@ -39,11 +39,10 @@ func (m *machine) settleOnce(ctx context.Context, w fleet.Want) error {
 	if m.after.epoch != w.Epoch {
 		m.after = after{epoch: w.Epoch, reset: map[string]bool{}}
 	}
-	err := m.switchPHP(ctx, w.Commit.Release)
-	if err != nil && goesBack(w) {
-		err = m.revive(ctx, w.Commit.Release, err)
+	if goesBack(w) {
+		m.revive(ctx)
 	}
-	if err != nil {
+	if err := m.switchPHP(ctx, w.Commit.Release); err != nil {
 		return err
 	}
 	if units := otherUnits(m.cfg.Restart); !m.after.units && len(units) > 0 {
