@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 	"time"
 
@@ -29,7 +30,7 @@ func newConsole(asJSON bool, stdin io.Reader, stdout, stderr io.Writer) *console
 	if asJSON {
 		c.human = stderr
 	}
-	c.bar = isTerminal(stderr) && os.Getenv("TERM") != "dumb"
+	c.bar = drawable(stderr)
 	c.ask = isTerminal(stderr) && isTerminal(stdin)
 	return c
 }
@@ -38,6 +39,28 @@ func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
+
+// drawable says whether a stream is a terminal on which what was written can be replaced.
+func drawable(stream any) bool { return isTerminal(stream) && os.Getenv("TERM") != "dumb" }
+
+// screen is the size of the terminal that a stream is, to be asked anew for each drawing; nil where nothing can be drawn, as on
+// Windows, whose console knows the codes only when told to.
+func screen(stream any) func() (width, height int) {
+	if !drawable(stream) || runtime.GOOS == "windows" {
+		return nil
+	}
+	fd := int(stream.(*os.File).Fd())
+	return func() (int, int) {
+		width, height, err := term.GetSize(fd)
+		if err != nil || width < 1 || height < 1 { // such as a serial line, which does not know
+			return 80, 24
+		}
+		return width, height
+	}
+}
+
+// board tells a rollout to people.
+func (c *console) board() *board { return &board{out: c.human, size: screen(c.human)} }
 
 // say prints a line for people.
 func (c *console) say(format string, args ...any) { fmt.Fprintf(c.human, format+"\n", args...) }

@@ -81,7 +81,7 @@ func judgeOurs(sequence int64, s sight) (Outcome, string) {
 type watcher struct {
 	ledger   *fleet.Ledger
 	pointer  func(context.Context) int64
-	say      func(string, ...any)
+	board    *board
 	sequence int64
 	began    time.Time
 
@@ -90,7 +90,7 @@ type watcher struct {
 	// What was said last.
 	epoch   int64
 	state   fleet.EpochState
-	ready   string
+	waits   string
 	told    map[string]bool          // votes of no, by instance and epoch
 	printed map[string]*fleet.Output // by those hooks that failed, by instance; nil: none
 	trouble string
@@ -214,16 +214,18 @@ func (w *watcher) tell(err error) {
 		return
 	}
 	if h.Epoch != w.epoch {
+		w.board.leave()
 		if h.Automatic() {
 			w.say("%s", h.Why)
 			w.say("rolling back to %s", h.Release)
 		}
 		w.say("epoch %d opened by %s", h.Epoch, h.Coordinator)
-		w.epoch, w.state, w.ready = h.Epoch, fleet.Prepare, ""
+		w.epoch, w.state, w.waits = h.Epoch, fleet.Prepare, ""
 	}
-	w.tellVotes(h)
-	if h.State.Open() && h.Waits != "" {
-		w.sayOnce(h.Waits)
+	w.tellMembers(h)
+	if h.State.Open() && h.Waits != "" && h.Waits != w.waits {
+		w.waits = h.Waits
+		w.say("%s", h.Waits)
 	}
 	if h.State == w.state {
 		return
@@ -240,41 +242,31 @@ func (w *watcher) tell(err error) {
 	}
 }
 
-// tellVotes says who is ready, who said no and, once it is decided, who is live.
-func (w *watcher) tellVotes(h fleet.Head) {
-	var ready, serving, live int
+// tellMembers says how far each instance is, and why where one fails.
+func (w *watcher) tellMembers(h fleet.Head) {
+	var rows []row
 	for _, m := range w.members {
-		voted := m.Vote.Epoch == h.Epoch
-		if m.Phase == fleet.Serve {
-			serving++
-		}
-		if voted && m.Vote.Yes && m.Phase == fleet.Serve {
-			ready++
-		}
-		if m.Active.Epoch == h.Epoch {
-			live++
-		}
-		switch {
-		case voted && !m.Vote.Yes:
+		s := stageOf(h, m, time.Now())
+		switch s {
+		case "":
+			continue
+		case isRefusing:
 			w.sayNo(m, "says no")
-		case w.failing(m):
+		case isUnwell:
 			w.sayNo(m, "is not well")
 		}
+		r := row{instance: printable(m.Instance), stage: s}
+		if s == isPreparing {
+			r.detail = printable(m.Progress)
+		}
+		rows = append(rows, r)
 	}
-	if h.State == fleet.Prepare && h.Waits == "" && len(w.members) > 0 {
-		w.sayOnce(fmt.Sprintf("%d of %d ready", ready, serving))
-	}
-	if h.State == fleet.Commit && live > 0 {
-		w.sayOnce(fmt.Sprintf("%d live", live))
+	if len(rows) > 0 {
+		w.board.show(rows)
 	}
 }
 
-func (w *watcher) sayOnce(line string) {
-	if w.ready != line {
-		w.ready = line
-		w.say("%s", line)
-	}
-}
+func (w *watcher) say(format string, args ...any) { w.board.say(format, args...) }
 
 // where says what the wait is for.
 func (w *watcher) where() string {

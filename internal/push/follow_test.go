@@ -133,7 +133,7 @@ func rollOutWith(t *testing.T, timeout time.Duration, nos ...error) (*Result, st
 	}
 	w := &watcher{
 		ledger: ledgerOf(mem, "push"), pointer: func(context.Context) int64 { return sequence }, sequence: sequence, began: r.began,
-		say: func(format string, args ...any) { fmt.Fprintf(&story, format+"\n", args...) },
+		board: &board{out: &story},
 	}
 	w.follow(ctx, timeout, r)
 	return r, story.String()
@@ -148,7 +148,7 @@ func TestFollowTellsOfAReleaseUntilItIsLive(t *testing.T) {
 		if r.LiveMS < 5000 || r.LiveMS > 60_000 || r.FlipSpreadMS < 0 || r.FlipSpreadMS > 1000 {
 			t.Errorf("live after %d ms, spread %d ms", r.LiveMS, r.FlipSpreadMS)
 		}
-		for _, want := range []string{"epoch 1 opened by i-", "1 of 3 ready\n2 of 3 ready\n", "committed, flipping"} {
+		for _, want := range []string{"epoch 1 opened by i-", "i-0 is ready\ni-1 is ready\n", "committed, flipping\n", "i-0 is live and healthy\n", "i-2 is live and healthy\n"} {
 			if !strings.Contains(story, want) {
 				t.Errorf("the story lacks %q:\n%s", want, story)
 			}

@@ -1,11 +1,11 @@
 package push
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
+	"io"
+	"strings"
 	"time"
 )
 
@@ -15,7 +15,7 @@ const watchEvery = 2 * time.Second
 // watchStatus shows the status again and again, until it is interrupted, which is its good end. On a terminal it is drawn in
 // place; elsewhere the first line is printed when it changes, with -json an object a line when anything but an age does.
 func (s *session) watchStatus(ctx context.Context, site *site) error {
-	screen := isTerminal(s.stdout) && os.Getenv("TERM") != "dumb" && !s.json
+	size := screen(s.stdout)
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	said := ""
@@ -29,12 +29,10 @@ func (s *session) watchStatus(ctx context.Context, site *site) error {
 		switch {
 		case s.json:
 			said, err = s.sayObject(st, said)
-		case screen:
-			var page bytes.Buffer
+		case size != nil:
+			var page strings.Builder
 			st.print(&console{human: &page}, site.line(v))
-			// Home, the page line by line to its end, and nothing below it: no flicker.
-			text := bytes.ReplaceAll(page.Bytes(), []byte("\n"), []byte("\x1b[K\n"))
-			_, err = fmt.Fprintf(s.stdout, "\x1b[H%s\x1b[J", text)
+			_, err = io.WriteString(s.stdout, redraw(page.String(), size))
 		case st.Line != said:
 			said = st.Line
 			_, err = fmt.Fprintf(s.stdout, "%s %s\n", time.Now().Format(time.TimeOnly), said)
@@ -48,6 +46,20 @@ func (s *session) watchStatus(ctx context.Context, site *site) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// redraw shows a page from the top of a terminal, as far as it fits: line by line to its end, and nothing below, so that it does
+// not flicker. Where there is more, the last line says how many.
+func redraw(page string, size func() (width, height int)) string {
+	width, height := size()
+	lines := strings.Split(strings.TrimSuffix(page, "\n"), "\n")
+	if more := len(lines) - (height - 1); more > 0 { // below the last is the cursor
+		lines = append(lines[:max(1, height-2)], fmt.Sprintf("and %d more lines", more+1))
+	}
+	for i, line := range lines {
+		lines[i] = clip(line, width) + "\x1b[K\n"
+	}
+	return "\x1b[H" + strings.Join(lines, "") + "\x1b[J"
 }
 
 // sayObject prints a status as one line, if it is another than the one before.
