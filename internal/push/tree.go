@@ -264,7 +264,7 @@ func (s *scanner) reserved(c *config.Config) error {
 func (t *Tree) warnOfCase() {
 	seen := map[string]string{}
 	for _, f := range t.Files {
-		for name := f.Path; name != "."; name = path.Dir(name) {
+		for name := f.Path; name != ""; name = name[:max(strings.LastIndexByte(name, '/'), 0)] {
 			lower := strings.ToLower(name)
 			other, ok := seen[lower]
 			if ok && other == name {
