@@ -29,9 +29,12 @@ func (s *session) deploy(ctx context.Context) error {
 		return err
 	}
 	defer tree.Close()
-	site, v, err := s.admit(ctx, tree.Warnings)
+	site, v, err := s.admit(ctx)
 	if err != nil {
 		return err
+	}
+	for _, w := range tree.Warnings {
+		s.warn("%s", w)
 	}
 	if !s.force {
 		same, err := site.unchanged(ctx, tree, v)
@@ -75,15 +78,12 @@ func (s *session) begin(ctx context.Context) (*site, view, error) {
 
 // admit looks at the site before anything is uploaded, says what there is to be warned of, and refuses where a deploy could not
 // go out.
-func (s *session) admit(ctx context.Context, warnings []string) (*site, view, error) {
+func (s *session) admit(ctx context.Context) (*site, view, error) {
 	site, v, err := s.begin(ctx)
 	if err != nil {
 		return nil, view{}, err
 	}
 	v.doubt(s.console)
-	for _, w := range warnings {
-		s.warn("%s", w)
-	}
 	if err := v.usable(s.force); err != nil {
 		return nil, view{}, err
 	}

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"s3pulldeploy/internal/config"
 	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/release"
@@ -52,18 +54,31 @@ type parcel struct {
 // deployPacked makes a packed release of a directory and moves the fleet to it.
 func (s *session) deployPacked(ctx context.Context) error {
 	began := time.Now()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var site *site
+	var v view
+	var admission errgroup.Group // while the tree is read
+	looked := time.Now()
+	admission.Go(func() (err error) {
+		site, v, err = s.admit(ctx)
+		return err
+	})
 	c := openCache(s.cfg.Scope(), s.arg)
 	index := c.loadIndex()
 	tree, err := scanPacked(s.arg, s.cfg, index)
 	if err != nil {
+		cancel()
+		_ = admission.Wait() // what is wrong with the tree is what the user can mend
 		return err
 	}
 	defer tree.Close()
 	c.saveIndex(index)
-	looked := time.Now()
-	site, v, err := s.admit(ctx, tree.Warnings)
-	if err != nil {
+	if err := admission.Wait(); err != nil {
 		return err
+	}
+	for _, w := range tree.Warnings {
+		s.warn("%s", w)
 	}
 	if err := v.older(); err != nil {
 		return err
