@@ -70,6 +70,8 @@ type machine struct {
 	putOutput func(ctx context.Context, o fleet.Output, now time.Time) error
 	// previous is what was live before the last flip of this process, for the hooks.
 	previous release.ID
+	// opened says that the last flip was this machine's first: nothing was served before.
+	opened bool
 	// prepareEnds is when the time ends that the hooks of the release being prepared share.
 	prepareEnds time.Time
 	after       after
@@ -309,10 +311,11 @@ func (m *machine) flip(ctx context.Context, w fleet.Want, c fleet.Clock) (at tim
 	if err := waitUntil(ctx, c, w.At); err != nil {
 		return time.Time{}, err
 	}
-	previous, _ := m.disk.Active() // for the hooks only
+	previous, active := m.disk.Active()
 	if err := armed.Flip(); err != nil {
 		return time.Time{}, err
 	}
+	m.opened = previous == "" && active == nil
 	if previous != w.Commit.Release {
 		m.previous = previous
 	}

@@ -24,10 +24,26 @@ type after struct {
 	hook   bool
 }
 
+// The first release of a machine opens the gate (systemd/), and the web server begins to start. For so long it is asked again at
+// once: this machine would else be tried again seconds later, and meanwhile refuse the next release because nothing answers.
+const (
+	webServerStarts = 10 * time.Second
+	askedAgain      = 200 * time.Millisecond
+)
+
 // settle makes PHP serve what was flipped to, runs after_flip and asks for the health of it. Called again for the same epoch,
 // it repeats only what did not pass.
 func (m *machine) settle(ctx context.Context, w fleet.Want) error {
 	err := m.settleOnce(ctx, w)
+	for end := time.Now().Add(webServerStarts); m.opened && php.Unreachable(err) && time.Now().Before(end); err = m.settleOnce(ctx, w) {
+		m.log.Debug("the web server does not answer yet", "error", err)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(askedAgain):
+		}
+	}
+	m.opened = false
 	if ctx.Err() != nil {
 		return err // given up: says nothing about the release
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"s3pulldeploy/internal/config"
 	"s3pulldeploy/internal/fleet"
 	"s3pulldeploy/internal/php"
 	"s3pulldeploy/internal/release"
@@ -143,6 +146,49 @@ func TestSettlingAgainRepeatsOnlyWhatFailed(t *testing.T) {
 	}
 	if n, hooks := p.times("reset"), lines(t, told); n != 2 || hooks != 2 {
 		t.Errorf("%d resets and %d after_flips in two epochs, want two of each", n, hooks)
+	}
+}
+
+// asking is a log that says when a machine was refused.
+type asking struct {
+	slog.Handler
+	refused chan struct{}
+}
+
+func (a asking) Enabled(context.Context, slog.Level) bool { return true }
+
+func (a asking) Handle(_ context.Context, r slog.Record) error {
+	if strings.Contains(r.Message, "does not answer yet") {
+		select {
+		case a.refused <- struct{}{}:
+		default:
+		}
+	}
+	return nil
+}
+
+func TestTheFirstReleaseWaitsForTheWebServerThatItLetsStart(t *testing.T) {
+	p := newPool(t)
+	m, told := settler(t, "true", p)
+	socket := filepath.Join(t.TempDir(), "web.sock") // a port that is free now may be somebody else's a moment later
+	m.opcache = php.New(php.Options{Mode: config.Reset, URLs: []string{"unix:" + socket + ":/_deploy/opcache"}, Timeout: liveTime})
+	if err := m.settle(t.Context(), settleOf(1, r1)); !php.Unreachable(err) {
+		t.Fatalf("a web server that is down: %v", err)
+	}
+	ask := asking{slog.DiscardHandler, make(chan struct{}, 1)}
+	m.opened, m.log = true, slog.New(ask)
+	settled := make(chan error, 1)
+	go func() { settled <- m.settle(t.Context(), settleOf(1, r1)) }()
+	<-ask.refused
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := &http.Server{Handler: p}
+	go func() { _ = late.Serve(l) }()
+	t.Cleanup(func() { _ = late.Close() })
+	if err := <-settled; err != nil || m.opened || lines(t, told) != 1 {
+		t.Errorf("error %v, opened %v, %d after_flips", err, m.opened, lines(t, told))
 	}
 }
 
