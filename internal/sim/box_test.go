@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"s3pulldeploy/internal/fleet"
-	"s3pulldeploy/internal/release"
 )
 
 // box is one machine: its disk survives crashes, its node does not.
@@ -29,7 +28,7 @@ var errOutage = fmt.Errorf("outage: %w", fleet.ErrUnavailable)
 
 func (w *world) add() *box {
 	b := &box{
-		w: w, machine: &machine{id: fmt.Sprintf("i%d", len(w.boxes)), disk: map[release.ID]bool{}},
+		w: w, machine: w.machine(len(w.boxes)),
 		bootBase: time.Duration(w.rng.IntN(1000)) * time.Second,
 	}
 	b.rate = 0.96 + w.rng.Float64()*0.08
@@ -59,7 +58,7 @@ func (b *box) start() {
 	l := fleet.NewLedger(b, scope, b.w.token)
 	l.Parallel = 1
 	b.node = fleet.NewNode(fleet.Options{
-		Scope: scope, Instance: b.id, Group: "web", Rollback: true, Once: b.w.hooked, TableDate: b.w.wall, Version: "sim", Incarnation: b.w.token(), Ledger: l, Journal: b,
+		Scope: scope, Instance: b.id, Group: b.group, Rollback: true, Once: b.w.hooked, TableDate: b.w.wall, Version: "sim", Incarnation: b.w.token(), Ledger: l, Journal: b,
 		State: b.state, Clock: b, Random: b.w.rng.Float64, PollInterval: 5 * time.Second, PrepareTimeout: 10 * time.Minute, LookAgain: 30 * time.Second,
 		Log: b.w.log.With("box", b.id),
 	})
@@ -125,7 +124,7 @@ func (b *box) pursue(want fleet.Want) {
 	}
 	switch want.Task {
 	case fleet.Inspect:
-		finish(w.between(5*time.Millisecond, time.Second), func() { b.node.Inspected(want, "d-"+string(want.Note.Pointer.Release), nil) })
+		finish(w.between(5*time.Millisecond, time.Second), func() { b.node.Inspected(want, w.digest(want.Note.Pointer.Release), nil) })
 	case fleet.Stage:
 		b.stage(want, finish)
 	case fleet.Flip:
@@ -136,7 +135,7 @@ func (b *box) pursue(want fleet.Want) {
 			if w.fault(0.05) {
 				err = errors.New("fleet_once: exit code 1")
 			}
-			w.truth.ran(b.machine, want.Note.Sequence)
+			w.truth.ran(b.machine, want.Epoch, want.Note.Sequence)
 			b.node.OnceDone(want, err)
 		})
 	case fleet.Settle:
@@ -172,8 +171,12 @@ func (b *box) stage(want fleet.Want, finish func(time.Duration, func())) {
 			err = errors.New("before_flip: exit status 1")
 		case !b.disk[id] && (b.sick || w.now < b.s3cut):
 			err, machine = errors.New("no space left on device"), true
+		case b.disk[id] && b.digests[id] != want.Note.Digest:
+			err = errors.New("this id is on the disk with another digest")
+		case !b.disk[id] && w.digest(id) != want.Note.Digest:
+			err = errors.New("what the bucket has is not what the note says")
 		default:
-			b.disk[id] = true
+			b.disk[id], b.digests[id] = true, want.Note.Digest
 		}
 		b.node.Staged(want, err, machine)
 	})
@@ -187,6 +190,7 @@ func (b *box) flip(want fleet.Want) {
 		b.node.FlipDone(want, b.Now(), errors.New("not on this disk"))
 		return
 	}
+	b.w.truth.authentic(b.machine, want)
 	b.active = id
 	if b.w.fault(0.01) {
 		panic(crash{b}) // the link is moved, its record is not

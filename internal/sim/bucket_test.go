@@ -76,6 +76,15 @@ func (b *bucket) upload(id release.ID, broken bool) {
 	b.plain[id] = l
 }
 
+// digest is what a note says of a release.
+func (b *bucket) digest(id release.ID) string {
+	if !b.r.packed {
+		return b.plain[id].Digest()
+	}
+	sum := sha256.Sum256(b.objects["m/"+string(id)])
+	return hex.EncodeToString(sum[:])
+}
+
 // sign completes a pointer's text.
 func (b *bucket) sign(text []byte, id release.ID) []byte {
 	lines := strings.SplitN(string(text), "\n", 4)

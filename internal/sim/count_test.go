@@ -104,7 +104,11 @@ func (t *truth) accused(by sender, h fleet.Head, at time.Duration, row fleet.Ite
 }
 
 // ran judges that a run of fleet_once has come to its end on a machine: it is one for all, and what was noted as done is not done again.
-func (t *truth) ran(b *machine, sequence int64) {
+// One that ends after its epoch was aborted is what that abort was for.
+func (t *truth) ran(b *machine, epoch, sequence int64) {
+	if t.decisions[epoch] == fleet.Abort {
+		return
+	}
 	t.runs[sequence]++
 	t.w.note("%s has run fleet_once of %d", b.id, sequence)
 	if n := t.runs[sequence]; n > 1 {

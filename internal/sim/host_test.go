@@ -60,7 +60,7 @@ type life struct {
 // addHost makes a machine that is off.
 func (r *realm) addHost() *host {
 	h := &host{r: r, index: len(r.hosts), synced: map[release.ID]bool{}}
-	h.machine = &machine{id: fmt.Sprintf("i%d", h.index), disk: map[release.ID]bool{}}
+	h.machine = r.machine(h.index)
 	h.rate = 0.96 + r.rng.Float64()*0.08
 	h.bootBase = time.Duration(r.rng.IntN(1000)) * time.Second
 	if r.chance(0.5) {
@@ -73,8 +73,8 @@ func (r *realm) addHost() *host {
 		s := h.life.agent.Status()
 		return s.Phase, s.Ready
 	}
-	text := fmt.Sprintf("site: promo\nbucket: bucket\nroot: %s\nstate_dir: %s\npoll_interval: 2s\npointer_interval: 9s\nprepare_timeout: 3m\nkeep_releases: 1\nkeep_for: 0s\n"+
-		"hooks: {after_flip: '[ ! -e %s/$DEPLOY_RELEASE ]', fleet_once: '%s'}\n", h.root(), filepath.Join(r.dir, h.id, "state"), r.spoiltDir(), map[bool]string{true: "true"}[r.hooked])
+	text := fmt.Sprintf("group: %s\nsite: promo\nbucket: bucket\nroot: %s\nstate_dir: %s\npoll_interval: 2s\npointer_interval: 9s\nprepare_timeout: 3m\nkeep_releases: 1\nkeep_for: 0s\n"+
+		"hooks: {after_flip: '[ ! -e %s/$DEPLOY_RELEASE ]', fleet_once: '%s'}\n", h.group, h.root(), filepath.Join(r.dir, h.id, "state"), r.spoiltDir(), r.onceHook())
 	var err error
 	if h.cfg, err = config.Parse([]byte(text), "/etc/agent.yml", config.ForAgent, func(string) (string, bool) { return "", false }); err != nil {
 		panic(err)

@@ -348,6 +348,7 @@ func (l *life) Write(ctx context.Context, k fleet.Key, w fleet.Write) (it fleet.
 	}
 	var got fleet.Item // nobody's, when it arrives late
 	err = l.request(ctx, "write "+k.Sort, slot, func(fate) (err error) {
+		r.countRuns()
 		before, _ := r.mem.Get(context.Background(), k, true)
 		got, err = r.mem.Write(context.Background(), k, w)
 		if err == nil {

@@ -11,7 +11,7 @@ var liveSeeds = flag.Uint64("live-seeds", 40, "how many `seeds` to simulate with
 // Whole agents: see [realm].
 func TestSimulateAgents(t *testing.T) {
 	dir := workshop(t)
-	epochs, commits := int64(0), 0
+	epochs, commits, runs, mended := int64(0), 0, 0, 0
 	for seed := *first; seed < *first+*liveSeeds; seed++ {
 		r := live(t, seed, dir)
 		if len(r.violate) > 0 {
@@ -19,8 +19,12 @@ func TestSimulateAgents(t *testing.T) {
 		}
 		epochs += r.truth.head.Epoch
 		commits += len(r.truth.commits)
+		runs += r.ran / 2
+		if r.tables != nil {
+			mended += r.tables.done
+		}
 	}
-	t.Logf("%d seeds, %d epochs, %d commits", *liveSeeds, epochs, commits)
+	t.Logf("%d seeds, %d epochs, %d commits, %d runs of fleet_once, %d heads restored and mended", *liveSeeds, epochs, commits, runs, mended)
 	if commits < int(*liveSeeds) {
 		t.Errorf("only %d commits in %d seeds: the simulation does not reach what it is to test", commits, *liveSeeds)
 	}

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -35,6 +38,7 @@ type realm struct {
 	bucket   bucket
 	packed   bool
 	over     bool
+	ran      int      // lines of fleet_once that were counted
 	story    []string // all that happened, in order
 }
 
@@ -44,6 +48,7 @@ const grain = 4096
 // The slots: who wakes at which instants modulo grain. Hosts have slotsPerHost each, from slotHosts on.
 const (
 	slotDriver   = 0
+	slotTables   = 1
 	slotHosts    = 64
 	slotsPerHost = 128
 
@@ -146,6 +151,13 @@ func live(t *testing.T, seed uint64, dir string) *realm {
 
 func (r *realm) play() {
 	r.locked(func() {
+		r.digest = r.bucket.digest
+		if r.seed%4 == 0 {
+			r.tables = newTables(r.scene, r.after)
+		}
+		if r.seed%3 == 0 {
+			r.people = newPeople(r.scene)
+		}
 		r.busy, r.packed, r.hooked, r.stepwise = r.chance(0.2), r.chance(0.5), r.chance(0.25), true
 		for range 1 + r.rng.IntN(4) {
 			r.addHost().later(r.between(0, 5*time.Second), (*host).start)
@@ -185,8 +197,56 @@ func (r *realm) failed() (yes bool) {
 	return yes
 }
 
+// after does something alone after a while, for the table.
+func (r *realm) after(d time.Duration, _ string, f func()) {
+	time.AfterFunc(r.at(d, slotTables), func() {
+		r.locked(func() {
+			if !r.over {
+				f()
+			}
+		})
+	})
+}
+
+// onceHook is the command that notes each run of fleet_once; empty: there is none.
+func (r *realm) onceHook() string {
+	if !r.hooked {
+		return ""
+	}
+	return "echo $DEPLOY_INSTANCE $DEPLOY_SEQUENCE >> " + r.runs()
+}
+
+func (r *realm) runs() string { return filepath.Join(r.dir, "runs") }
+
+// countRuns has the truth see the runs of fleet_once that have ended. It is asked before each write of the table, so that each run
+// is seen in its own epoch.
+func (r *realm) countRuns() {
+	text, err := os.ReadFile(r.runs())
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	} else if err != nil {
+		panic(err)
+	}
+	lines := strings.Fields(string(text))
+	for ; r.ran+1 < len(lines); r.ran += 2 {
+		sequence, err := strconv.ParseInt(lines[r.ran+1], 10, 64)
+		if err != nil {
+			panic(err)
+		}
+		if i := slices.IndexFunc(r.machines, func(m *machine) bool { return m.id == lines[r.ran] }); r.truth.head.Sequence == sequence {
+			r.truth.ran(r.machines[i], r.truth.head.Epoch, sequence)
+		}
+	}
+}
+
 // trouble does one bad or merely busy thing.
 func (r *realm) trouble() {
+	if r.people != nil && r.people.rng.IntN(2) == 0 {
+		r.people.act()
+	}
+	if r.tables != nil && r.tables.rng.IntN(8) == 0 {
+		r.tables.restore()
+	}
 	if r.chance(0.3) {
 		r.approve()
 	}
@@ -234,7 +294,7 @@ func (r *realm) trouble() {
 // calmDown ends all faults. What was terminated stays so.
 func (r *realm) calmDown() {
 	r.calm, r.busy = true, false
-	left := slices.ContainsFunc(r.hosts, func(h *host) bool { return !h.gone })
+	left := slices.ContainsFunc(r.hosts, func(h *host) bool { return !h.gone && (h.life == nil || !h.life.going) })
 	for _, h := range r.hosts {
 		h.cut, h.s3cut, h.sick = 0, 0, false
 		h.pausedUntil = min(h.pausedUntil, r.now)

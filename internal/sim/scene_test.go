@@ -37,6 +37,11 @@ type scene struct {
 	calm     bool                // faults are over
 	busy     bool                // agents restart all the time
 
+	tables  *tables                 // nil: the table itself does not fail
+	people  *people                 // nil: nobody takes anything back
+	digest  func(release.ID) string // of what the bucket has now
+	altered map[release.ID]int      // how often what the bucket has was overwritten; nil: that never happens
+
 	truth   truth
 	violate []string
 	trace   []string
@@ -45,20 +50,22 @@ type scene struct {
 
 // machine is what is known of one machine from outside. Its disk survives crashes.
 type machine struct {
-	id          string
+	id, group   string
 	up, gone    bool // gone: terminated for good
 	serving     bool // its web server is up: it goes on while the agent is down
 	inService   bool // as the agent last said
 	pausedUntil time.Duration
 	cut         time.Duration // no table before this
 	s3cut       time.Duration
+	forgotten   bool          // its row was deleted by hand
 	sick        bool          // staging fails for a reason of the machine
 	skew        time.Duration // of the wall clock
 
 	// durable
 	state   fleet.State
-	doubted bool                // whether the last save of the state happened
-	disk    map[release.ID]bool // complete and durable
+	doubted bool                  // whether the last save of the state happened
+	disk    map[release.ID]bool   // complete and durable
+	digests map[release.ID]string // in the simulation of nodes: of what is on the disk
 	active  release.ID
 
 	sweep map[string]part // what its coordinator last read of each partition
@@ -153,7 +160,11 @@ func (s *scene) push(back release.ID) {
 
 // inWaves are lines of a pointer that goes out step by step.
 func (s *scene) inWaves() string {
-	lines := fmt.Sprintf("\nwaves %q", []string{"1", "50%", "1,50%", "web:1,2"}[s.rng.IntN(4)])
+	waves := []string{"1", "50%", "1,50%", "web:1,2"}[s.rng.IntN(4)]
+	if s.people != nil && s.people.rng.IntN(3) == 0 {
+		waves = "cron:1,50%"
+	}
+	lines := fmt.Sprintf("\nwaves %q", waves)
 	if s.chance(0.5) {
 		lines += fmt.Sprintf("\nbake %q", s.between(time.Second, 2*time.Minute).Round(time.Second))
 	}

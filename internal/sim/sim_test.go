@@ -18,6 +18,12 @@ var (
 // simulate runs one seed: a time of faults, then calm, in which the fleet must converge.
 func simulate(seed uint64) *world {
 	w := newWorld(seed)
+	if seed%5 == 0 {
+		w.tables = newTables(w.scene, func(d time.Duration, what string, f func()) { w.after(d, nil, what, f) })
+	}
+	if seed%3 == 0 {
+		w.people = newPeople(w.scene)
+	}
 	w.busy = w.chance(0.3)
 	w.hooked, w.stepwise = w.chance(0.25), true
 	w.after(time.Minute, nil, "approve", w.approving)
@@ -28,9 +34,11 @@ func simulate(seed uint64) *world {
 	w.after(w.between(0, 30*time.Second), nil, "first push", func() { w.push("") })
 	end := w.between(5*time.Minute, 40*time.Minute)
 	w.after(20*time.Second, nil, "trouble", func() { w.trouble(end) })
-	if seed%5 == 0 {
-		w.tables = newTables(w)
+	if w.tables != nil {
 		w.after(time.Minute, nil, "table trouble", func() { w.tables.trouble(end) })
+	}
+	if w.people != nil {
+		w.after(time.Minute, nil, "people", func() { w.meddle(end) })
 	}
 	w.runUntil(end)
 	w.calmDown()
@@ -51,6 +59,14 @@ func simulate(seed uint64) *world {
 func (w *world) approving() {
 	w.approve()
 	w.after(w.between(time.Second, time.Minute), nil, "approve", w.approving)
+}
+
+// meddle has people do something, and again after a while.
+func (w *world) meddle(end time.Duration) {
+	if w.now < end {
+		w.people.act()
+		w.after(w.people.between(time.Second, time.Minute), nil, "people", func() { w.meddle(end) })
+	}
 }
 
 // trouble does one bad or merely busy thing, and schedules the next.
@@ -164,6 +180,7 @@ func (w *world) calmDown() {
 
 func TestSimulate(t *testing.T) {
 	epochs, commits, mended := int64(0), 0, 0
+	var did [acts]int
 	for seed := *first; seed < *first+*seeds; seed++ {
 		w := simulate(seed)
 		if len(w.violate) > 0 {
@@ -174,8 +191,13 @@ func TestSimulate(t *testing.T) {
 		if w.tables != nil {
 			mended += w.tables.done
 		}
+		if w.people != nil {
+			for i, n := range w.people.did {
+				did[i] += n
+			}
+		}
 	}
-	t.Logf("%d seeds, %d epochs, %d commits, %d heads restored and mended", *seeds, epochs, commits, mended)
+	t.Logf("%d seeds, %d epochs, %d commits, %d heads restored and mended; held, tried again, forgotten, overwritten: %v", *seeds, epochs, commits, mended, did)
 	if commits < int(*seeds) {
 		t.Errorf("only %d commits in %d seeds: the simulation does not reach what it is to test", commits, *seeds)
 	}

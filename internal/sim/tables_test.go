@@ -9,20 +9,22 @@ import (
 	"time"
 
 	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/release"
 )
 
-// tables is what goes wrong with the table itself, in every fifth seed: keys that are throttled, rows that expire, a head that is
+// tables is what goes wrong with the table itself, in some seeds: keys that are throttled, rows that expire, a head that is
 // restored from an older time. It draws from its own source, so that all other seeds stay what they are.
 type tables struct {
-	w    *world
-	rng  *rand.Rand
-	hot  map[string]time.Duration // keys that are throttled until then
-	lost bool                     // the head was restored and not mended yet
-	done int                      // restored and mended so far
+	w     *scene
+	after func(time.Duration, string, func()) // the simulation's own way to do something later
+	rng   *rand.Rand
+	hot   map[string]time.Duration // keys that are throttled until then
+	lost  bool                     // the head was restored and not mended yet
+	done  int                      // restored and mended so far
 }
 
-func newTables(w *world) *tables {
-	return &tables{w: w, rng: rand.New(rand.NewPCG(w.seed, 11)), hot: map[string]time.Duration{}}
+func newTables(s *scene, after func(time.Duration, string, func())) *tables {
+	return &tables{w: s, after: after, rng: rand.New(rand.NewPCG(s.seed, 11)), hot: map[string]time.Duration{}}
 }
 
 func (t *tables) between(lo, hi time.Duration) time.Duration {
@@ -44,7 +46,7 @@ func (t *tables) trouble(end time.Duration) {
 	case 3:
 		t.restore()
 	}
-	t.w.after(t.between(10*time.Second, 3*time.Minute), nil, "table trouble", func() { t.trouble(end) })
+	t.after(t.between(10*time.Second, 3*time.Minute), "table trouble", func() { t.trouble(end) })
 }
 
 // heat throttles a key.
@@ -82,7 +84,7 @@ func (t *tables) restore() {
 		return
 	}
 	if !known || h.State != fleet.Done {
-		t.w.after(2*time.Second, nil, "restore", t.restore)
+		t.after(2*time.Second, "restore", t.restore)
 		return
 	}
 	key, ctx := fleet.Key{Partition: scope, Sort: "head"}, context.Background()
@@ -103,36 +105,46 @@ func (t *tables) restore() {
 		}
 		t.w.truth.head, _, _ = t.w.ledger().Head(ctx, true)
 		t.lost = true
+		clear(t.w.truth.held) // the hold is lost with the head that had it
 		t.w.note("the head is restored from epoch %d", t.w.truth.head.Epoch)
-		t.w.after(t.between(10*time.Second, 3*time.Minute), nil, "push -init", t.mend)
+		t.after(t.between(10*time.Second, 3*time.Minute), "push -init", t.mend)
 		return
 	}
 }
 
-// mend is push -init: the head is written anew from what the members report.
+// mend is push -init: the head is written anew from what the members report, or from the pointer where none reports anything.
 func (t *tables) mend() {
 	ctx, l := context.Background(), t.w.ledger()
 	rows, err := l.Members(ctx)
+	var note *fleet.Note
+	if err == nil {
+		note, err = t.note(fleet.MostActive(rows))
+	}
+	var h fleet.Head
+	if err == nil {
+		h, err = l.Reseed(ctx, t.w.truth.head, rows, *note, t.w.wall())
+	}
 	if err != nil {
 		t.w.fail("push -init: %v", err)
 		return
 	}
-	id := fleet.MostActive(rows)
+	t.w.note("push -init: epoch %d, committed to %s", h.Epoch, h.Release)
+	t.w.truth.head, t.w.truth.commits[h.Epoch], t.w.truth.decisions[h.Epoch] = h, h, fleet.Commit
+	t.lost = false
+	t.done++
+}
+
+// note is the newest note of a release; without one, the pointer's.
+func (t *tables) note(id release.ID) (*fleet.Note, error) {
 	for _, sequence := range slices.Backward(slices.Sorted(maps.Keys(t.w.pushed))) {
-		note, err := l.Note(ctx, sequence)
-		if err != nil || note == nil || note.Pointer.Release != id {
+		if id == "" || t.w.pushed[sequence] != id {
 			continue
 		}
-		h, err := l.Reseed(ctx, t.w.truth.head, rows, *note, t.w.wall())
-		if err != nil {
-			t.w.fail("push -init: %v", err)
-			return
+		if note, err := t.w.ledger().Note(context.Background(), sequence); err != nil || note != nil {
+			return note, err
 		}
-		t.w.note("push -init: epoch %d, committed to %s", h.Epoch, id)
-		t.w.truth.head, t.w.truth.commits[h.Epoch], t.w.truth.decisions[h.Epoch] = h, h, fleet.Commit
-		t.lost = false
-		t.done++
-		return
 	}
-	t.w.after(time.Minute, nil, "push -init", t.mend) // nobody serves anything yet
+	note, err := fleet.NewNote(t.w.pointer)
+	note.Digest = t.w.digest(note.Pointer.Release)
+	return &note, err
 }

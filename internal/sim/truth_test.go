@@ -23,6 +23,7 @@ type truth struct {
 	rows      map[string]fleet.Member  // as the table has them
 	waves     map[int64][]fleet.Head
 	runs      map[int64]int    // completed runs of fleet_once, by sequence
+	held      map[int64]bool   // sequences that people have taken back before an epoch was open for them
 	yes       map[promise]bool // every yes that ever landed; a row may be overwritten by a registration that comes late
 }
 
@@ -36,7 +37,7 @@ type promise struct {
 func newTruth(w *scene) truth {
 	return truth{
 		w: w, decisions: map[int64]fleet.EpochState{}, commits: map[int64]fleet.Head{}, beats: map[string]time.Duration{}, woke: map[string]time.Duration{}, led: map[string]time.Duration{},
-		rows: map[string]fleet.Member{}, waves: map[int64][]fleet.Head{}, runs: map[int64]int{}, yes: map[promise]bool{},
+		rows: map[string]fleet.Member{}, waves: map[int64][]fleet.Head{}, runs: map[int64]int{}, held: map[int64]bool{}, yes: map[promise]bool{},
 	}
 }
 
@@ -63,7 +64,7 @@ func (t *truth) written(by sender, k fleet.Key, before, after fleet.Item) {
 		t.beats[k.Sort] = t.w.now
 	}
 	was := t.rows[k.Sort]
-	t.rows[k.Sort] = m
+	t.rows[k.Sort], by.forgotten = m, false
 	t.voteWritten(by, was, m)
 	if m.Active.Epoch > was.Active.Epoch && by.active != m.Active.Release {
 		t.w.fail("I14 honest report: %s reports %s active, its link is at %s", by.id, m.Active.Release, by.active)
@@ -181,6 +182,9 @@ func (t *truth) moved(was, h fleet.Head) {
 	default:
 		t.w.fail("I3 one decision: epoch %d went from %s to %s", h.Epoch, was.State, h.State)
 	}
+	if h.Reason == "superseded by a newer push" && h.State == fleet.Abort && t.barred(h) {
+		t.w.fail("hold: epoch %d is superseded, and all that is newer is on hold", h.Epoch)
+	}
 	if h.State == fleet.Commit {
 		if was.Frozen != nil && h.Kind != fleet.KindRollback {
 			t.w.fail("freeze: epoch %d committed in a frozen scope", h.Epoch)
@@ -189,9 +193,22 @@ func (t *truth) moved(was, h fleet.Head) {
 	}
 }
 
+// barred says that no newer push than the head's may go live.
+func (t *truth) barred(h fleet.Head) bool {
+	for s := range t.w.pushed {
+		if s > h.Sequence && !t.held[s] {
+			return false
+		}
+	}
+	return true
+}
+
 // committed judges a commit (I5, I8): every machine in service is behind it, or was rightly left out.
 func (t *truth) committed(h fleet.Head) {
 	t.commits[h.Epoch] = h
+	if t.held[h.Sequence] && !h.Automatic() {
+		t.w.fail("hold: epoch %d committed %s of %d, which was on hold before it was opened", h.Epoch, h.Release, h.Sequence)
+	}
 	yes := 0
 	for _, b := range t.w.machines {
 		m := t.rows[b.id]
@@ -262,6 +279,14 @@ func (t *truth) flip(b *machine, want fleet.Want) {
 	}
 }
 
+// authentic judges that what becomes visible is what the note of the commit says (I1).
+func (t *truth) authentic(b *machine, want fleet.Want) {
+	note, err := t.w.ledger().Note(context.Background(), want.Commit.Note())
+	if err != nil || note == nil || note.Pointer.Release != want.Commit.Release || note.Digest != b.digests[want.Commit.Release] {
+		t.w.fail("I1 authentic: %s flips to %s with digest %q, the note of %d says %+v, %v", b.id, want.Commit.Release, b.digests[want.Commit.Release], want.Commit.Note(), note, err)
+	}
+}
+
 // removed judges a release that was cleaned up (I17).
 func (t *truth) removed(b *machine, id release.ID) {
 	switch {
@@ -275,7 +300,7 @@ func (t *truth) removed(b *machine, id release.ID) {
 // flipAhead judges a flip of a wave, before the commit (I7): the wave was there and has reached the machine, which has voted yes.
 func (t *truth) flipAhead(b *machine, want fleet.Want) {
 	reached := slices.ContainsFunc(t.waves[want.Epoch], func(h fleet.Head) bool {
-		return h.Release == want.Commit.Release && h.Reaches(b.id, "web")
+		return h.Release == want.Commit.Release && h.Reaches(b.id, b.group)
 	})
 	if !reached {
 		t.w.fail("I7 no early flip: %s flips to %s in epoch %d, whose waves have not reached it", b.id, want.Commit.Release, want.Epoch)
@@ -294,7 +319,9 @@ func (t *truth) check(what string) {
 		if b.active != "" && !b.disk[b.active] {
 			t.w.fail("I13 atomic view: after %s, %s serves %s, which is not on its disk", what, b.id, b.active)
 		}
-		if b.serving && !b.gone && b.active != "" && t.rows[b.id].Instance == "" {
+		// One that was forgotten while it was off, and comes back while the table does not answer, serves and says that it is isolated.
+		isolated := b.forgotten && !b.inService
+		if b.serving && !b.gone && b.active != "" && t.rows[b.id].Instance == "" && !isolated {
 			t.w.fail("I9 no silent staleness: after %s, %s serves %s without a row", what, b.id, b.active)
 		}
 		if b.view != nil && b.up && b.inService && b.active != t.head.CommittedRelease {

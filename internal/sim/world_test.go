@@ -13,8 +13,11 @@ package sim
 
 import (
 	"container/heap"
+	"fmt"
 	"slices"
 	"time"
+
+	"s3pulldeploy/internal/release"
 )
 
 // world is one run: machines, and what will happen.
@@ -25,7 +28,6 @@ type world struct {
 	boxes  []*box
 	active []*box // whose steps are on the stack, innermost last
 	depth  int
-	tables *tables // nil: the table itself does not fail
 }
 
 type event struct {
@@ -52,7 +54,12 @@ func (e *events) Pop() any {
 	return last
 }
 
-func newWorld(seed uint64) *world { return &world{scene: newScene(seed)} }
+func newWorld(seed uint64) *world {
+	w := &world{scene: newScene(seed)}
+	w.altered = map[release.ID]int{}
+	w.digest = func(id release.ID) string { return fmt.Sprint("d-", id, "-", w.altered[id]) }
+	return w
+}
 
 // after schedules an event; owner's events are dropped when that life of it has ended.
 func (w *world) after(d time.Duration, owner *box, what string, run func()) {
