@@ -223,3 +223,40 @@ func TestAbortedRollbackIsTriedAgain(t *testing.T) {
 		}
 	})
 }
+
+// What docs/protocol.md says of a commit that a newer push overtakes before its checks have failed: nobody goes back from it by itself
+// when the newer one aborts, the rows say what is wrong, and a rollback by hand ends it.
+func TestOvertakenCommitThatFailsIsLeftToPeople(t *testing.T) {
+	fleetTest(t, func(r *rig) {
+		r.boot(ids(3)...)
+		r.push("r1")
+		r.live("r1", 40*time.Second, ids(3)...)
+		r.spoil("r2", ids(3)...)
+		for _, id := range ids(3)[1:] { // i-00 is through first, and one of three is within the guard
+			b := r.all[id]
+			b.set(func() { b.settleTime = 30 * time.Second })
+		}
+		r.push("r2")
+		r.until("committed", time.Minute, func() bool { return r.head().CommittedRelease == "r2" })
+		r.push("r3")
+		r.until("overtaken", 20*time.Second, func() bool { return r.head().Release == "r3" })
+		for _, b := range r.all {
+			b.set(func() { b.refuse = errBroken })
+		}
+		r.until("aborted", 2*time.Minute, func() bool { return r.head().Release == "r3" && r.head().State == fleet.Abort })
+		time.Sleep(time.Hour)
+		if h := r.head(); h.Epoch != 3 || h.CommittedRelease != "r2" || h.Good.Release != "r1" {
+			t.Errorf("head %+v", h)
+		}
+		for id, m := range r.rows() {
+			if m.Active.Epoch == 2 || !strings.Contains(m.Error, "no such table") {
+				t.Errorf("%s says %+v", id, m)
+			}
+		}
+		for _, b := range r.all {
+			b.set(func() { b.refuse, b.settleTime = nil, 0 })
+		}
+		r.push("r1", `kind "rollback"`)
+		r.live("r1", time.Minute, ids(3)...)
+	})
+}
