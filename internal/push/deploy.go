@@ -49,7 +49,7 @@ func (s *session) deploy(ctx context.Context) error {
 		}
 	}
 	if s.dryRun {
-		return s.end(&Result{Files: len(tree.Files), UploadedBytes: tree.Bytes(), Outcome: DryRun, Members: v.Live})
+		return s.rehearsePlain(ctx, site, v, tree)
 	}
 	id, err := site.newID(ctx, v)
 	if err != nil {
@@ -60,6 +60,24 @@ func (s *session) deploy(ctx context.Context) error {
 		return err
 	}
 	return s.rollOut(ctx, site, v, release.Pointer{Release: id, Files: len(tree.Files)}, r)
+}
+
+// rehearsePlain ends a dry run of the plain layout, which uploads every file.
+func (s *session) rehearsePlain(ctx context.Context, site *site, v view, tree *Tree) error {
+	parent, err := s.parent(ctx, site, openCache(s.cfg.Scope(), s.arg), v.Pointer)
+	if err != nil {
+		return err
+	}
+	former, err := site.former(ctx, v.Pointer, parent)
+	if err != nil {
+		return err
+	}
+	paths := make([]string, len(tree.Files))
+	for i, f := range tree.Files {
+		paths[i] = f.Path
+	}
+	r := &Result{Files: len(tree.Files), UploadedBytes: tree.Bytes(), Members: v.Live, Plan: newPlan(paths, former, paths, tree.Ignored)}
+	return s.endDry(r)
 }
 
 // begin opens the site, looks at it and says the first line.

@@ -140,7 +140,7 @@ func flagSet(o *options) *flag.FlagSet {
 	set.DurationVar(&o.timeout, "timeout", 15*time.Minute, "how long to wait, from the pointer on")
 	set.DurationVar(&o.length, "for", 0, "how long to freeze, as 2h; without it until -unfreeze")
 	set.StringVar(&o.maxExcluded, "max-excluded", "", "how many members this rollout may leave behind: 3 or 40%; adds a line to the pointer")
-	set.BoolVar(&o.dryRun, "dry-run", false, "check everything, write nothing")
+	set.BoolVar(&o.dryRun, "dry-run", false, "check everything, name all that would change, write nothing")
 	set.BoolVar(&o.force, "force", false, "push although nothing changed, with all contents stored anew, or over a pointer that cannot be read")
 	set.StringVar(&o.config, "config", "config.yml", "the settings file")
 	set.StringVar(&o.profile, "profile", "", "AWS profile, in place of the settings'")

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"math"
 	"os/user"
-	"slices"
 	"sync"
 	"time"
 
@@ -20,14 +19,6 @@ import (
 	"s3pulldeploy/internal/release"
 	"s3pulldeploy/internal/store"
 )
-
-// lookFurther is how many bytes the parent may lack before other manifests are read. Up to here everything fits into
-// one delta, and the listing and a megabyte for each manifest would cost more than they could save.
-const lookFurther = release.MaxInline
-
-// smallBaseline is how many bytes a new baseline may have to go into the delta: a megabyte that instances on the parent fetch in vain
-// costs them less than a request more.
-const smallBaseline = 1 << 20
 
 // packed says whether a push is of the packed layout.
 func (s *session) packed() bool { return cmp.Or(s.layout, s.cfg.Layout) == config.Packed }
@@ -41,10 +32,12 @@ type parcel struct {
 	at      time.Time // what the id says
 	looked  time.Time // before anything was read from the bucket
 	parent  *release.Manifest
-	before  release.ID // the parent's id
-	anew    bool       // every content is stored, whatever is in the bucket
-	kept    bool       // some contents are those of other releases
+	before  release.ID          // the parent's id
+	anew    bool                // every content is stored, whatever is in the bucket
+	kept    []*release.Manifest // what the draft takes contents from; none: a baseline
 	draft   *release.Draft
+	built   *release.Manifest // the draft's, if what is new was built and fits into the delta
+	inlined bool              // and is not nothing
 	pointer release.Pointer
 
 	standing func() (map[string]standingPack, error) // the packs that there are, listed once
@@ -105,10 +98,11 @@ func (s *session) deliver(ctx context.Context, p *parcel, v view, began time.Tim
 	if err := s.start(p); err != nil {
 		return err
 	}
+	if err := s.settle(ctx, p); err != nil {
+		return err
+	}
 	if s.dryRun {
-		s.sayPlan(p)
-		r.UploadedBytes, r.Outcome = p.draft.NewBytes, DryRun
-		return s.end(r)
+		return s.rehearse(ctx, p, v, r)
 	}
 	sent := p.site.store.Counts().Sent
 	if err := s.send(ctx, p); err != nil {
@@ -127,82 +121,6 @@ func (p *parcel) inTime() error {
 		return advise(fmt.Errorf("it took %s: what it builds on may be gone", span(took)), "push again")
 	}
 	return nil
-}
-
-// compare finds out what of the tree is not in the bucket.
-func (s *session) compare(ctx context.Context, p *parcel, v view) (err error) {
-	p.at = time.Now().UTC().Truncate(time.Second)
-	if s.clock != nil {
-		p.at = s.clock()
-	}
-	if p.id = release.NewID(p.at); p.id == v.Pointer.Release {
-		p.at = p.at.Add(time.Second) // and is waited for
-		p.id = release.NewID(p.at)
-	}
-	if p.parent, err = s.parent(ctx, p.site, p.cache, v.Pointer); err != nil {
-		return err
-	}
-	if p.anew {
-		return p.plan(nil)
-	}
-	var manifests []*release.Manifest
-	if p.parent != nil {
-		manifests = append(manifests, p.parent)
-	}
-	if err := p.plan(manifests); err != nil {
-		return err
-	}
-	if p.parent != nil && p.draft.NewBytes <= lookFurther {
-		return nil
-	}
-	others, err := p.site.kept(ctx, p.cache, s.cfg.KeepRemote)
-	if err != nil {
-		return err
-	}
-	for _, k := range others {
-		if p.parent == nil || k.id != p.before {
-			manifests = append(manifests, k.manifest)
-		}
-	}
-	if err := p.plan(manifests); err != nil || p.draft.NewBytes == 0 {
-		return err
-	}
-	if err := p.leftovers(ctx, manifests); err != nil {
-		return err
-	}
-	if manifests, err = p.sound(manifests); err != nil {
-		return err
-	}
-	return p.plan(manifests)
-}
-
-// plan drafts the release out of what these manifests and what was left over have, and what is new.
-func (p *parcel) plan(kept []*release.Manifest) (err error) {
-	p.kept = len(kept) > 0
-	p.draft, err = release.NewDraft(p.tree.Entries, p.parent, kept, p.at.Unix()-60)
-	for _, l := range p.left {
-		if err == nil {
-			p.draft.Adopt(l.sum, l.index)
-		}
-	}
-	return err
-}
-
-// unchanged says whether the pointer names this very tree, and the fleet is on it or has not begun.
-func (p *parcel) unchanged(v view) (bool, error) {
-	if v.Untrusted != nil || p.parent == nil || p.draft.NewBytes > 0 || v.HasHead && v.Head.CommittedRelease != v.Pointer.Release {
-		return false, nil
-	}
-	m, err := p.draft.Manifest()
-	if err != nil {
-		return false, err
-	}
-	ours, err := m.Digest()
-	if err != nil {
-		return false, err
-	}
-	theirs, err := p.parent.Digest()
-	return ours == theirs, err
 }
 
 func countFiles(entries []release.Entry) int {
@@ -225,35 +143,6 @@ func (s *session) start(p *parcel) error {
 	return err
 }
 
-// sayPlan says what a push would do.
-func (s *session) sayPlan(p *parcel) {
-	var fresh, removed []string
-	seen := map[string]bool{}
-	for i, f := range p.draft.Frames {
-		if p.draft.Adopted(i) {
-			continue
-		}
-		for _, part := range f.Parts {
-			if !seen[part.Path] {
-				seen[part.Path] = true
-				fresh = append(fresh, part.Path)
-			}
-		}
-	}
-	if p.parent != nil {
-		for _, e := range p.parent.Entries {
-			if _, still := slices.BinarySearchFunc(p.tree.Entries, e.Path, func(e release.Entry, path string) int {
-				return release.ComparePaths(e.Path, path)
-			}); !still {
-				removed = append(removed, e.Path)
-			}
-		}
-	}
-	s.say("new contents: %s, %s before compression%s", count(len(fresh), "file"), amount(p.draft.NewBytes), abridged("+", fresh))
-	s.say("removed: %s%s", count(len(removed), "path"), abridged("-", removed))
-	s.say("ignored: %s%s", count(len(p.tree.Ignored), "path"), abridged("!", p.tree.Ignored))
-}
-
 // send puts everything into the bucket but the pointer, which it makes.
 func (s *session) send(ctx context.Context, p *parcel) error {
 	ctx, cancel := context.WithTimeout(ctx, p.site.store.PushTime())
@@ -265,23 +154,12 @@ func (s *session) send(ctx context.Context, p *parcel) error {
 	}
 	s.say("uploading %s of %s, %s before compression", count(p.draft.NewFiles, "new file"), p.id, amount(p.draft.NewBytes))
 	began := time.Now()
-	m, inlined, err := s.pack(ctx, p, p.parent != nil)
-	if err != nil {
-		return err
-	}
-	if p.kept && m.FreshCost().NeedsBaseline() {
-		if err := p.plan(nil); err != nil {
-			return err
-		}
-		inline := p.parent != nil && p.draft.NewBytes <= smallBaseline
-		if !inline {
-			s.say("storing the whole release anew: a new instance would have to gather it from too many places")
-		}
-		if m, inlined, err = s.pack(ctx, p, inline); err != nil {
+	if p.built == nil {
+		if err := s.pack(ctx, p); err != nil {
 			return err
 		}
 	}
-	if err := s.describe(ctx, p, m, inlined); err != nil {
+	if err := s.describe(ctx, p); err != nil {
 		return err
 	}
 	s.say("uploaded in %s", span(time.Since(began)))
@@ -298,41 +176,36 @@ func waitUntil(ctx context.Context, t time.Time) error {
 	}
 }
 
-// pack uploads the draft's new contents as packs, unless they may and can go into the delta.
-func (s *session) pack(ctx context.Context, p *parcel, inline bool) (m *release.Manifest, inlined bool, err error) {
-	packing := newPacking(p)
+// pack uploads the draft's new contents as packs, but a small baseline is put into the delta.
+func (s *session) pack(ctx context.Context, p *parcel) (err error) {
+	packing := newPacking(p, release.MinPackSize)
 	stop := s.progress(p.draft.NewBytes, packing.counts)
-	err = packing.run(ctx, func(packer *release.Packer) *release.Pack {
-		if inlined = inline && packer.Inline(p.id, p.before); inlined {
-			return nil
-		}
-		return packer.Flush()
-	})
+	p.inlined, err = packing.run(ctx, p.small())
 	stop()
 	if err != nil {
-		return nil, false, err
+		return err
 	}
 	if err := packing.recheck(ctx); err != nil {
-		return nil, false, err
+		return err
 	}
-	m, err = p.draft.Manifest()
-	return m, inlined, err
+	p.built, err = p.draft.Manifest()
+	return err
 }
 
 // describe writes delta and manifest, and makes the pointer that names them. A delta that saves nothing is left out.
-func (s *session) describe(ctx context.Context, p *parcel, m *release.Manifest, inlined bool) error {
-	object, err := m.Encode()
+func (s *session) describe(ctx context.Context, p *parcel) error {
+	object, err := p.built.Encode()
 	if err != nil {
 		return err
 	}
 	content := contentOf(object)
 	p.pointer.Manifest = &content
 	if p.parent != nil {
-		delta, err := p.draft.Delta(m, p.parent)
+		delta, err := p.draft.Delta(p.built, p.parent)
 		if err != nil {
 			return err
 		}
-		if inlined || len(delta) < len(object) {
+		if p.inlined || len(delta) < len(object) {
 			if err := p.site.store.PutDelta(ctx, p.id, p.before, delta); err != nil {
 				return err
 			}

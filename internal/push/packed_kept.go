@@ -90,6 +90,23 @@ func (s *site) kept(ctx context.Context, c *cache, most int) ([]keptRelease, err
 	return slices.DeleteFunc(found, func(k keptRelease) bool { return k.manifest == nil }), nil
 }
 
+// former are the paths of the pointer's release; m is its manifest, where it has one that can be read.
+func (s *site) former(ctx context.Context, p release.Pointer, m *release.Manifest) (paths []string, err error) {
+	if m != nil {
+		for _, e := range m.Entries {
+			paths = append(paths, e.Path)
+		}
+	}
+	if p.Release == "" || !p.Plain() {
+		return paths, nil
+	}
+	listing, err := s.store.List(ctx, p.Release)
+	for _, o := range listing {
+		paths = append(paths, o.Path)
+	}
+	return paths, err
+}
+
 // known are the ids of the releases in the bucket, of both layouts, newest first by name, each once. A packed one may
 // have been dropped: only its manifest tells.
 func (s *site) known(ctx context.Context) ([]release.ID, error) {

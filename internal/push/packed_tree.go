@@ -8,7 +8,6 @@ import (
 	"path"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -287,17 +286,4 @@ func (s *packedScanner) check(c *config.Config) error {
 	err := s.secrets(c.Secrets)
 	slices.Sort(s.tree.Warnings)
 	return err
-}
-
-// abridged is the beginning of a list for people, a line each.
-func abridged(sign string, names []string) string {
-	const most = 20
-	var out strings.Builder
-	for _, name := range names[:min(most, len(names))] {
-		fmt.Fprintf(&out, "\n  %s %s", sign, name)
-	}
-	if more := len(names) - most; more > 0 {
-		fmt.Fprintf(&out, "\n  %s … and %d more", sign, more)
-	}
-	return out.String()
 }

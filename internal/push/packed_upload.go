@@ -33,7 +33,10 @@ type packing struct {
 	tree   *packedTree
 	draft  *release.Draft
 	packer *release.Packer
-	large  map[string]*release.Verifier // of the files whose frames are coming
+	large  map[string]*release.Verifier               // of the files whose frames are coming
+	put    func(context.Context, *release.Pack) error // away: upload, but in a trial
+	id     release.ID
+	before release.ID
 
 	plain, stored, sent atomic.Int64 // bytes: of built frames before and after, of packs on their way
 	size                atomic.Int64 // of the next packs
@@ -54,12 +57,13 @@ type frame struct {
 	plain  []byte      // of a large file's part, whose sum is of the whole file
 }
 
-func newPacking(p *parcel) *packing {
+func newPacking(p *parcel, size int64) *packing {
 	packing := &packing{
-		store: p.site.store, tree: p.tree, draft: p.draft, packer: p.draft.Packer(release.MinPackSize),
+		store: p.site.store, tree: p.tree, draft: p.draft, packer: p.draft.Packer(size), id: p.id, before: p.before,
 		large: map[string]*release.Verifier{}, standing: p.standing, anew: p.anew, measured: make(chan struct{}),
 	}
-	packing.size.Store(release.MinPackSize)
+	packing.put = packing.upload
+	packing.size.Store(size)
 	return packing
 }
 
@@ -79,9 +83,9 @@ func (p *packing) counts() store.Counts {
 	return store.Counts{Sent: int64(float64(p.sent.Load()) * float64(p.plain.Load()) / float64(max(p.stored.Load(), 1)))}
 }
 
-// run builds all frames, and uploads what fills packs. When it returns, everything is packed but the last frames, and
-// everything else is in the bucket. Frames for a delta are put inline by last, which makes a pack of them where it cannot.
-func (p *packing) run(ctx context.Context, last func(*release.Packer) *release.Pack) error {
+// run builds all frames, and puts away the packs that they fill. The rest goes into the delta, if it may and can; else it is a
+// pack, too.
+func (p *packing) run(ctx context.Context, inline bool) (inlined bool, err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	workers := min(runtime.GOMAXPROCS(0), builders)
 	work, inOrder := make(chan *frame), make(chan *frame, workers+framesLead)
@@ -110,13 +114,22 @@ func (p *packing) run(ctx context.Context, last func(*release.Packer) *release.P
 	g.Go(func() error {
 		uploads, uctx := errgroup.WithContext(ctx)
 		uploads.SetLimit(uploaders)
-		err := p.pack(uctx, inOrder, last, func(pack *release.Pack) { uploads.Go(func() error { return p.upload(uctx, pack) }) })
+		full := func(pack *release.Pack) { uploads.Go(func() error { return p.put(uctx, pack) }) }
+		err := p.pack(uctx, inOrder, full)
+		if err == nil {
+			if inlined = inline && p.packer.Inline(p.id, p.before); !inlined {
+				if pack := p.packer.Flush(); pack != nil {
+					full(pack)
+				}
+			}
+		}
 		if failed := uploads.Wait(); failed != nil {
 			return failed
 		}
 		return err
 	})
-	return g.Wait()
+	err = g.Wait()
+	return inlined, err
 }
 
 // torn are the large files of which some frames were adopted: their sum takes all of them.
@@ -200,7 +213,7 @@ func (p *packing) readPart(files *opener, part release.Part, into []byte) error 
 }
 
 // pack puts frames into packs in their order, and hands each pack on that is full.
-func (p *packing) pack(ctx context.Context, inOrder <-chan *frame, last func(*release.Packer) *release.Pack, full func(*release.Pack)) error {
+func (p *packing) pack(ctx context.Context, inOrder <-chan *frame, full func(*release.Pack)) error {
 	for f := range inOrder {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -231,13 +244,7 @@ func (p *packing) pack(ctx context.Context, inOrder <-chan *frame, last func(*re
 			}
 		}
 	}
-	if ctx.Err() != nil {
-		return ctx.Err() // there may be frames that never came
-	}
-	if pack := last(p.packer); pack != nil {
-		full(pack)
-	}
-	return nil
+	return ctx.Err() // there may be frames that never came
 }
 
 // verify hashes a large file along, whose parts come one after another.

@@ -21,7 +21,8 @@
 // What does not fit goes into packs first, and then it pays to look at the other kept manifests too. A pack takes about five
 // seconds to upload, as far as a megabyte to 16 can do that, so that a connection that breaks costs seconds; and a pack says what it
 // holds, so a push goes on where an interrupted one stopped, whatever came of its packs. Where a new instance
-// would have to gather the release from too many places, all of it is stored anew. A push gives up [store.Store.PushTime] after
+// would have to gather the release from too many places, all of it is stored anew, a new baseline. That is decided before anything is
+// uploaded, so that -dry-run decides the same and nothing is uploaded twice. A push gives up [store.Store.PushTime] after
 // its first look at the bucket. The user's cache directory keeps manifests, and sums of files by what the file system
 // says of them; without it a push is slower and the same.
 //

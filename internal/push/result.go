@@ -44,7 +44,8 @@ type Result struct {
 	// LiveMS is from the start of push to the last flip, FlipSpreadMS from the first flip to the last; by the instances' clocks.
 	LiveMS       int64  `json:"live_ms"`
 	FlipSpreadMS int64  `json:"flip_spread_ms"`
-	Reason       string `json:"reason"` // of an abort; of what is wrong although it is done
+	Reason       string `json:"reason"`         // of an abort; of what is wrong although it is done
+	Plan         *Plan  `json:"plan,omitempty"` // of a dry run of -deploy that would move something
 
 	unproven  bool // an instance that serves it does not ask PHP
 	unhealthy bool // done, but the fleet does not call it good
@@ -84,7 +85,7 @@ func (r *Result) line() string {
 		if r.Release != "" {
 			return fmt.Sprintf("dry run: would move the fleet to %s, %s", r.Release, count(r.Files, "file"))
 		}
-		return fmt.Sprintf("dry run: would upload %s, %s", count(r.Files-r.UnchangedFiles, "file"), amount(r.UploadedBytes))
+		return fmt.Sprintf("dry run: would upload %s, %s", count(len(r.Plan.Upload), "file"), amount(r.UploadedBytes))
 	}
 	return ""
 }

@@ -22,7 +22,8 @@ const ignoreFile = ".deployignore"
 // Tree is a directory on this machine as it will be a release: links followed, ignored files left out. It must
 // be closed.
 type Tree struct {
-	Files    []File // sorted by path
+	Files    []File   // sorted by path
+	Ignored  []string // sorted; a directory ends in a slash and stands for all that is in it
 	Warnings []string
 	root     *os.Root
 }
@@ -111,6 +112,7 @@ func (s *scanner) scan(c *config.Config) error {
 		return kind{errUsage, advise(errors.New("nothing to deploy: it is empty, or everything is ignored"),
 			"is it the right directory? What stays out is in `ignore` of the settings and in "+ignoreFile)}
 	}
+	slices.Sort(s.tree.Ignored)
 	slices.SortFunc(s.tree.Files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
 	if err := s.reserved(c); err != nil {
 		return err
@@ -168,12 +170,20 @@ func (s *scanner) dir(name string) error {
 // entry adds one name of a directory. Patterns for directories also match links to them, which will be directories.
 func (s *scanner) entry(name string, mode fs.FileMode) error {
 	link := mode&fs.ModeSymlink != 0
-	if name == ignoreFile || s.ignore.Match(name, mode.IsDir()) {
+	if name == ignoreFile {
+		return nil
+	}
+	if s.ignore.Match(name, mode.IsDir()) {
+		if mode.IsDir() {
+			name += "/"
+		}
+		s.tree.Ignored = append(s.tree.Ignored, name)
 		return nil
 	}
 	if link {
 		info, err := s.root.Stat(name)
 		if (err != nil || info.IsDir()) && s.ignore.Match(name, true) {
+			s.tree.Ignored = append(s.tree.Ignored, name)
 			return nil
 		}
 		if err != nil {

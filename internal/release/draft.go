@@ -195,6 +195,23 @@ func (d *Draft) Manifest() (*Manifest, error) {
 	return m, nil
 }
 
+// KeptCost is [Manifest.FreshCost] without the contents that have no place yet.
+func (d *Draft) KeptCost() Cost {
+	kept := slices.DeleteFunc(slices.Clone(d.entries), func(e Entry) bool { return e.hasContent() && !d.placed(&e) })
+	return canonical(kept, d.table.frames, d.table.sources).FreshCost()
+}
+
+// placed says whether all frames of an entry have a place.
+func (d *Draft) placed(e *Entry) bool {
+	rest := e.Offset + e.Size
+	for _, f := range d.table.frames[e.Frame:] {
+		if rest -= f.Length; f.Length == 0 || rest <= 0 {
+			return f.Length > 0
+		}
+	}
+	return false
+}
+
 // Delta is the object d/<release>/<parent>: how m, this draft's manifest, differs from the parent's, with the frames that
 // were put inline.
 func (d *Draft) Delta(m, parent *Manifest) ([]byte, error) { return encodeDelta(m, parent, d.inline) }
