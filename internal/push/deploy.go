@@ -119,7 +119,7 @@ func (s *session) rollOut(ctx context.Context, site *site, v view, p release.Poi
 	}
 	r.Sequence, r.Outcome = p.Sequence, Published
 	if s.wait && v.Live > 0 {
-		w := &watcher{ledger: site.ledger, pointer: site.pointerSequence, board: s.board(), sequence: p.Sequence, began: r.began}
+		w := &watcher{ledger: site.ledger, pointer: site.pointerSequence, board: s.board(), sequence: p.Sequence, release: p.Release, began: r.began}
 		w.follow(ctx, s.timeout, r)
 	}
 	err = s.end(r)

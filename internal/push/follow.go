@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/release"
 )
 
 // How often the fleet is looked at: the head while nothing happens and while an epoch is under way, the members, and the
@@ -83,6 +84,7 @@ type watcher struct {
 	pointer  func(context.Context) int64
 	board    *board
 	sequence int64
+	release  release.ID
 	began    time.Time
 
 	seen    sight
@@ -92,7 +94,7 @@ type watcher struct {
 	state   fleet.EpochState
 	waits   string
 	told    map[string]bool          // votes of no, by instance and epoch
-	printed map[string]*fleet.Output // by those hooks that failed, by instance; nil: none
+	printed map[string]*fleet.Output // by those hooks that failed, by instance; nil: none, or shown
 	trouble string
 }
 
@@ -111,7 +113,7 @@ func (w *watcher) follow(ctx context.Context, timeout time.Duration, r *Result) 
 			w.seen.pointer, pointerAt = max(w.seen.pointer, w.pointer(waiting)), now
 		}
 		outcome, reason := judge(w.sequence, w.seen)
-		if err == nil && (outcome != "" || w.ours() && (now.Sub(membersAt) >= membersEvery || w.state != w.seen.head.State)) {
+		if err == nil && (outcome != "" || w.ours() && (now.Sub(membersAt) >= membersEvery || w.isNew())) {
 			err, membersAt = w.readMembers(waiting), now
 		}
 		if waiting.Err() == nil { // else the read was cut short by our own end, which is no trouble of the fleet
@@ -143,6 +145,11 @@ func (w *watcher) ours() bool {
 	return h.Sequence == w.sequence && (h.State.Open() || h.State == fleet.Commit)
 }
 
+// isNew says that the head shows what was not told yet.
+func (w *watcher) isNew() bool {
+	return w.epoch != w.seen.head.Epoch || w.state != w.seen.head.State
+}
+
 func (w *watcher) readHead(ctx context.Context) error {
 	h, ok, err := w.ledger.Head(ctx, true)
 	if err != nil {
@@ -162,11 +169,12 @@ func (w *watcher) readMembers(ctx context.Context) error {
 	}
 	w.members = rows
 	for _, m := range rows {
-		if _, known := w.printed[m.Instance]; known || !w.failing(m) || len(w.printed) == outputsShown {
+		failed := w.failing(m)
+		if _, known := w.printed[m.Instance]; known || failed == "" || len(w.printed) == outputsShown {
 			continue
 		}
 		w.printed[m.Instance] = nil
-		if o, err := w.ledger.Output(ctx, m.Instance); err == nil && o != nil && o.Release == w.seen.head.Release { // else the reason must do
+		if o, err := w.ledger.Output(ctx, m.Instance); err == nil && o != nil && o.Release == failed { // else the reason must do
 			w.printed[m.Instance] = o
 		}
 	}
@@ -176,26 +184,50 @@ func (w *watcher) readMembers(ctx context.Context) error {
 // outputsShown is of how many instances the output of failed hooks is shown: they nearly always fail alike.
 const outputsShown = 3
 
-// failing says that an instance voted no, or that it is not well after the flip.
-func (w *watcher) failing(m fleet.Member) bool {
+// failing is the release that an instance votes against, or is not well with after the flip, or that the fleet goes back from
+// because it was not; "" where it does not fail.
+func (w *watcher) failing(m fleet.Member) release.ID {
 	h := w.seen.head
-	return h.Sequence == w.sequence && (m.Vote.Epoch == h.Epoch && !m.Vote.Yes || m.Failed == h.Epoch && h.Epoch > 0)
+	switch {
+	case h.Sequence != w.sequence || h.Epoch == 0:
+		return ""
+	case m.Vote.Epoch == h.Epoch && !m.Vote.Yes || m.Failed == h.Epoch:
+		return h.Release
+	case h.Automatic() && (m.Failed == h.Epoch-1 || strings.Contains(h.Why, " "+m.Instance+": ")):
+		return w.release
+	}
+	return ""
 }
 
 // sayNo says why an instance fails, with the end of what its hook printed where that is why.
-func (w *watcher) sayNo(m fleet.Member, what string) {
-	key := fmt.Sprintf("%s %d %s", m.Instance, w.seen.head.Epoch, what)
+func (w *watcher) sayNo(instance string, epoch int64, what, why string) {
+	key := fmt.Sprintf("%s %d %s", instance, epoch, what)
 	if w.told[key] {
 		return
 	}
 	w.told[key] = true
-	w.say("%s %s: %s", m.Instance, what, cmp.Or(m.Error, "no reason given"))
-	o := w.printed[m.Instance]
-	if o == nil || !strings.Contains(m.Error, "hook "+o.Hook) {
+	w.say("%s %s: %s", instance, what, cmp.Or(why, "no reason given"))
+	o := w.printed[instance]
+	if o == nil || !strings.Contains(why, "hook "+o.Hook) {
 		return
 	}
+	w.printed[instance] = nil
 	for line := range strings.Lines(strings.TrimSpace(o.Text)) {
 		w.say("  | %s", printable(strings.TrimRight(line, "\r\n")))
+	}
+}
+
+// sayLeft says who failed in the epoch that the fleet goes back from. That may be over before anybody has looked; then a row says
+// nothing of it any more, but what a hook printed stays.
+func (w *watcher) sayLeft(h fleet.Head) {
+	for _, m := range w.members {
+		o := w.printed[m.Instance]
+		switch {
+		case m.Failed == h.Epoch-1 && m.Vote.Epoch != h.Epoch: // a vote has a reason of its own
+			w.sayNo(m.Instance, m.Failed, "is not well", m.Error)
+		case o != nil && o.Release == w.release && strings.Contains(h.Why, "hook "+o.Hook):
+			w.sayNo(m.Instance, h.Epoch-1, "is not well", "hook "+o.Hook+" failed")
+		}
 	}
 }
 
@@ -216,6 +248,7 @@ func (w *watcher) tell(err error) {
 	if h.Epoch != w.epoch {
 		w.board.leave()
 		if h.Automatic() {
+			w.sayLeft(h)
 			w.say("%s", h.Why)
 			w.say("rolling back to %s", h.Release)
 		}
@@ -251,9 +284,9 @@ func (w *watcher) tellMembers(h fleet.Head) {
 		case "":
 			continue
 		case isRefusing:
-			w.sayNo(m, "says no")
+			w.sayNo(m.Instance, h.Epoch, "says no", m.Error)
 		case isUnwell:
-			w.sayNo(m, "is not well")
+			w.sayNo(m.Instance, h.Epoch, "is not well", m.Error)
 		}
 		r := row{instance: printable(m.Instance), stage: s}
 		if s == isPreparing {

@@ -183,3 +183,90 @@ func TestFollowTimesOutWhereNobodyOpens(t *testing.T) {
 		}
 	})
 }
+
+// A release that fails everywhere is left at once: the rows may say nothing of it any more when push looks for the first time.
+func TestFollowTellsWhoFailedAfterTheFleetHasGoneBack(t *testing.T) {
+	const back = "2 of 4 failed after the flip: i-1: hook after_flip: exit code 7: no such table, i-2: hook after_flip: exit code 7: no such table"
+	const no = "hook after_flip: exit code 7: no such table"
+	story, l := strings.Builder{}, ledgerOf(table.NewMemory(), "push")
+	w := &watcher{
+		ledger: l, sequence: 100, release: "new", board: &board{out: &story},
+		told: map[string]bool{}, printed: map[string]*fleet.Output{},
+	}
+	look := func(h fleet.Head, rows ...fleet.Member) string {
+		t.Helper()
+		for _, m := range rows {
+			m.Incarnation, m.Phase, m.Beat = fmt.Sprint(m.Instance, h.Epoch), fleet.Serve, 1
+			if err := l.Register(t.Context(), m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		story.Reset()
+		w.seen = sight{hasHead: true, head: h}
+		if err := w.readMembers(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.tell(nil)
+		return story.String()
+	}
+	for instance, o := range map[string]fleet.Output{"i-1": {Release: "new"}, "i-2": {Release: "new"}, "i-3": {Release: "older"}} {
+		o.Instance, o.Hook, o.Text = instance, "after_flip", "looking at the schema\nno table for "+instance+"\n"
+		if err := l.PutOutput(t.Context(), o, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	voted := fleet.Vote{Epoch: 6, Release: "old", Yes: true}
+	head := fleet.Head{Epoch: 6, State: fleet.Commit, Kind: fleet.KindRollback, Sequence: 100, Source: 90, Release: "old", Bad: []int64{100}, Why: back}
+	said := look(head,
+		fleet.Member{Instance: "i-0", Failed: 5, Error: no},                                        // as it was
+		fleet.Member{Instance: "i-1", Failed: 5, Vote: voted},                                      // it is ready to go back
+		fleet.Member{Instance: "i-2", Vote: voted, Active: fleet.Active{Epoch: 6, Release: "old"}}, // it is back
+		fleet.Member{Instance: "i-3", Vote: voted},                                                 // it failed another time
+	)
+	for _, want := range []string{
+		"i-0 is not well: " + no + "\n",
+		"i-1 is not well: hook after_flip failed\n  | looking at the schema\n  | no table for i-1\n",
+		"i-2 is not well: hook after_flip failed\n  | looking at the schema\n  | no table for i-2\n",
+	} {
+		if before, _, ok := strings.Cut(said, want); !ok || strings.Contains(before, back) {
+			t.Errorf("it does not say %q before why it goes back:\n%s", want, said)
+		}
+	}
+	if strings.Contains(said, "i-3 is not well") {
+		t.Errorf("it blames i-3:\n%s", said)
+	}
+	head.Epoch, head.State = 7, fleet.Prepare // the way back was tried again
+	if said := look(head); !strings.Contains(said, "epoch 7 opened") || strings.Contains(said, "  | ") {
+		t.Errorf("it shows what was printed again:\n%s", said)
+	}
+}
+
+// What was told while the release was live is not told again on the way back.
+func TestFollowTellsOnceWhoFailed(t *testing.T) {
+	story, l := strings.Builder{}, ledgerOf(table.NewMemory(), "push")
+	w := &watcher{
+		ledger: l, sequence: 100, release: "new", board: &board{out: &story},
+		told: map[string]bool{}, printed: map[string]*fleet.Output{},
+	}
+	const no = "hook after_flip: exit code 7: no such table"
+	err := errors.Join(
+		l.Register(t.Context(), fleet.Member{Instance: "i-0", Incarnation: "x", Beat: 1, Phase: fleet.Serve, Failed: 5, Error: no}),
+		l.PutOutput(t.Context(), fleet.Output{Instance: "i-0", Hook: "after_flip", Release: "new", Text: "no such table\n"}, time.Now()),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range []fleet.Head{
+		{Epoch: 5, State: fleet.Commit, Sequence: 100, Release: "new"},
+		{Epoch: 6, State: fleet.Prepare, Kind: fleet.KindRollback, Sequence: 100, Source: 90, Release: "old", Bad: []int64{100}, Why: "1 of 1 failed after the flip: i-0: " + no},
+	} {
+		w.seen = sight{hasHead: true, head: h}
+		if err := w.readMembers(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.tell(nil)
+	}
+	if said := story.String(); strings.Count(said, "i-0 is not well") != 1 || strings.Count(said, "  | ") != 1 || !strings.Contains(said, "rolling back to old") {
+		t.Errorf("it says\n%s", said)
+	}
+}
