@@ -10,7 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/dbus"
 	"golang.org/x/sys/unix"
 
 	"s3pulldeploy/internal/config"
@@ -91,7 +90,7 @@ func examineFolder(key, dir string) php.Finding {
 // examineUnits looks which units would be restarted.
 func examineUnits(ctx context.Context, patterns []string) php.Finding {
 	what := fmt.Sprintf("restart: %q", patterns)
-	c, err := dbus.NewSystemdConnectionContext(ctx)
+	c, err := toManager(ctx)
 	if err != nil {
 		return php.Finding{Verdict: php.Fail, What: what + ": reach systemd: " + err.Error(), Cure: "run the agent where systemd runs, or remove restart"}
 	}
