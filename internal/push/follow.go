@@ -51,7 +51,7 @@ func judgeBad(sequence int64, h fleet.Head) (Outcome, string) {
 	switch {
 	case h.Sequence != sequence:
 		return RolledBack, "" // the fleet has gone on since
-	case h.Automatic() && (h.State.Open() || h.State == fleet.Commit || h.State == fleet.Abort && h.Hold != sequence):
+	case h.Automatic() && (h.State.Open() || h.State == fleet.Commit || h.State == fleet.Abort && h.Hold < sequence):
 		return "", ""
 	case h.Automatic() && h.State == fleet.Abort:
 		return Aborted, fmt.Sprintf("%s; the rollback to %s was aborted too: %s", h.Why, h.Release, h.Reason)
@@ -67,7 +67,7 @@ func judgeOurs(sequence int64, s sight) (Outcome, string) {
 		return Done, h.Reason
 	case fleet.Abort:
 		switch {
-		case h.Hold == sequence:
+		case h.Hold >= sequence: // a hold bars what came before it too
 			return Aborted, h.Reason
 		case h.RetryAt == 0: // neither held nor tried again: a newer pointer was seen
 			return Superseded, h.Reason
