@@ -31,6 +31,7 @@ func TestAnswers(t *testing.T) {
 		{"the key of the contents is disabled", keyDisabled},
 		{"the reply to the pointer's write is lost", pointerReplyLost},
 		{"an agent that may open few files", fewFiles},
+		{"an agent in little memory", littleMemory},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
