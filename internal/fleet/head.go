@@ -117,6 +117,10 @@ func (h Head) Automatic() bool { return h.Source > 0 }
 // IsBad says whether a sequence was rolled back.
 func (h Head) IsBad(sequence int64) bool { return contains(h.Bad, sequence) }
 
+// Held says whether a person, or a failure, keeps a sequence from being opened: a hold bars what came before it too, which was held
+// before or is as stale as a replay. `push -retry` lets through the one that it names, and leaves the others held.
+func (h Head) Held(sequence int64) bool { return sequence <= h.Hold && h.Again != sequence }
+
 // Older says whether h is from before o: by epoch, fence and state, none of which ever goes back.
 func (h Head) Older(o Head) bool {
 	if h.Epoch != o.Epoch {

@@ -41,7 +41,7 @@ func TestHeldPushDoesNotSupersedeAnOpenEpoch(t *testing.T) {
 		if h := r.head(); h.Epoch != 2 || h.Hold != held {
 			t.Errorf("head %+v", h)
 		}
-		r.ask(fleet.Item{"again": held, "hint": held}, "hold")
+		r.ask(fleet.Item{"again": held, "hint": held})
 		r.live("r3", time.Minute, ids(3)...)
 	})
 }
@@ -58,6 +58,11 @@ func TestHoldOfANewerPushDoesNotLiftThatOfAnOlder(t *testing.T) {
 		time.Sleep(time.Hour)
 		if h := r.head(); h.Epoch != 1 {
 			t.Errorf("head %+v", h)
+		}
+		r.ask(fleet.Item{"again": held + 1, "hint": held + 1})
+		time.Sleep(time.Hour)
+		if h := r.head(); h.Epoch != 1 {
+			t.Errorf("the newer one is tried again, and the older one went live: %+v", h)
 		}
 	})
 }

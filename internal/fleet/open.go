@@ -28,7 +28,7 @@ func (n *Node) welcome(note Note) bool {
 	switch {
 	case contains(n.state.Bad, s), h.IsBad(s), s < n.state.Floor, s <= h.CommittedSequence:
 		return false
-	case s <= h.Hold && h.Again != s: // an older one was held before, or is as stale as a replay
+	case h.Held(s):
 		return false
 	}
 	return h.Frozen == nil || note.Pointer.Kind == KindRollback

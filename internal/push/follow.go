@@ -51,7 +51,7 @@ func judgeBad(sequence int64, h fleet.Head) (Outcome, string) {
 	switch {
 	case h.Sequence != sequence:
 		return RolledBack, "" // the fleet has gone on since
-	case h.Automatic() && (h.State.Open() || h.State == fleet.Commit || h.State == fleet.Abort && h.Hold < sequence):
+	case h.Automatic() && (h.State.Open() || h.State == fleet.Commit || h.State == fleet.Abort && !h.Held(sequence)):
 		return "", ""
 	case h.Automatic() && h.State == fleet.Abort:
 		return Aborted, fmt.Sprintf("%s; the rollback to %s was aborted too: %s", h.Why, h.Release, h.Reason)
@@ -67,8 +67,9 @@ func judgeOurs(sequence int64, s sight) (Outcome, string) {
 		return Done, h.Reason
 	case fleet.Abort:
 		switch {
-		case h.Hold >= sequence: // a hold bars what came before it too
+		case h.Held(sequence):
 			return Aborted, h.Reason
+		case h.Again == sequence: // and is opened next
 		case h.RetryAt == 0: // neither held nor tried again: a newer pointer was seen
 			return Superseded, h.Reason
 		case s.pointer > sequence:
@@ -269,7 +270,7 @@ func (w *watcher) tell(err error) {
 		w.say("committed, flipping")
 	case fleet.Abort:
 		w.say("aborted: %s", h.Reason)
-		if h.Hold != h.Sequence && h.RetryAt > 0 {
+		if !h.Held(h.Sequence) && h.RetryAt > 0 {
 			w.say("the fleet tries again in %s", span(max(0, time.Until(time.Unix(h.RetryAt, 0)))))
 		}
 	}

@@ -29,6 +29,7 @@ func TestJudgeKnowsEachEnd(t *testing.T) {
 		"done":                       {sight{hasHead: true, head: fleet.Head{Sequence: ours, State: fleet.Done}}, Done},
 		"held":                       {sight{hasHead: true, head: fleet.Head{Sequence: ours, State: fleet.Abort, Hold: ours}}, Aborted},
 		"a newer one is held":        {sight{hasHead: true, pointer: 101, head: fleet.Head{Sequence: ours, State: fleet.Abort, Hold: 101}}, Aborted},
+		"to be tried at once":        {sight{hasHead: true, head: fleet.Head{Sequence: ours, State: fleet.Abort, Hold: ours, Again: ours}}, ""},
 		"to be tried again":          {sight{hasHead: true, head: fleet.Head{Sequence: ours, State: fleet.Abort, RetryAt: 5}}, ""},
 		"aborted for a newer push":   {sight{hasHead: true, head: fleet.Head{Sequence: ours, State: fleet.Abort}}, Superseded},
 		"tried again, but overtaken": {sight{hasHead: true, pointer: 101, head: fleet.Head{Sequence: ours, State: fleet.Abort, RetryAt: 5}}, Superseded},

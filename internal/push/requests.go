@@ -57,7 +57,7 @@ func (s *session) retry(ctx context.Context) error {
 		}
 		h = v.Head
 	}
-	if _, err := site.ledger.Request(ctx, h, fleet.Item{"again": p.Sequence, "hint": p.Sequence}, "hold"); err != nil {
+	if _, err := site.ledger.Request(ctx, h, fleet.Item{"again": p.Sequence, "hint": p.Sequence}); err != nil {
 		return s.refused(err)
 	}
 	s.say("%s is tried again; `push -status` shows how it goes", p.Release)

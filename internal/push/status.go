@@ -154,7 +154,7 @@ func (v view) summary() string {
 		return "the table's head is lost: `push -init` mends it"
 	case v.HasHead && (h.State.Open() || h.State == fleet.Commit):
 		return v.underWay()
-	case v.HasHead && v.Pointer.Sequence > h.Sequence && h.Hold == v.Pointer.Sequence:
+	case v.HasHead && v.Pointer.Sequence > h.Sequence && h.Held(v.Pointer.Sequence):
 		return fmt.Sprintf("%s is held: `push -retry` lets it go live", v.Pointer.Release)
 	case v.Live == 0:
 		return "no instance is live; " + v.pending()
@@ -162,7 +162,7 @@ func (v view) summary() string {
 		return fmt.Sprintf("frozen %s; %s", h.Frozen, v.onRelease())
 	case v.HasHead && h.State == fleet.Abort && v.Pointer.Sequence == h.Sequence:
 		again := "held: `push -retry` tries it again"
-		if h.Hold != h.Sequence && h.RetryAt > 0 {
+		if !h.Held(h.Sequence) && h.RetryAt > 0 {
 			again = "tried again at " + time.Unix(h.RetryAt, 0).UTC().Format(time.RFC3339)
 		}
 		if spent(h, h.Sequence) {

@@ -63,7 +63,7 @@ func (p *people) again() bool {
 		return false
 	}
 	p.s.note("again %d", s)
-	p.s.ask(h, fleet.Item{"again": s, "hint": s}, "hold")
+	p.s.ask(h, fleet.Item{"again": s, "hint": s})
 	delete(p.s.truth.held, s)
 	return true
 }

@@ -97,7 +97,8 @@ func (t *truth) voteWritten(by sender, was, m fleet.Member) {
 			t.w.fail("waves: %s votes in epoch %d, still on %s of the aborted epoch %d", by.id, m.Vote.Epoch, by.active, e)
 		}
 	}
-	if !by.disk[m.Vote.Release] {
+	// A machine that was off for longer than its epoch registers with the vote that it had, and may have removed that release.
+	if m.Vote.Epoch >= t.head.Epoch && !by.disk[m.Vote.Release] {
 		t.w.fail("I6 sticky vote: %s voted yes for %s, which is not durable on its disk", by.id, m.Vote.Release)
 	}
 	if by.vote != m.Vote {
