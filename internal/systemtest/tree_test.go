@@ -104,7 +104,7 @@ func image(t *testing.T, root, deb string) []string {
 		filepath.Dir(deb) + ":/opt/dist",
 	}
 	env := []string{
-		"SITE=" + site, "PHP_MODULES=mysql", "PACKAGES=nftables", "FILES=/opt/packer/files", "PACKAGE=/opt/dist/" + filepath.Base(deb),
+		"SITE=" + site, "PHP_MODULES=mysql", "PACKAGES=nftables polkitd", "FILES=/opt/packer/files", "PACKAGE=/opt/dist/" + filepath.Base(deb),
 	}
 	for _, script := range []string{"web.sh", "agent.sh", "logs.sh"} {
 		t.Logf("%s\n%s", script, lastLines(inTree(t, tree, env, binds, "/opt/packer/scripts/"+script), 3))
