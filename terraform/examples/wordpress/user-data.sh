@@ -1,5 +1,6 @@
 #!/bin/sh
-# The first boot of an instance; a template of main.tf.
+# The first boot of an instance; a template: main.tf fills in what is in braces.
+# shellcheck disable=SC2154
 set -eu
 # shellcheck source=/dev/null
 . /etc/default/s3-pull-deploy
@@ -16,6 +17,8 @@ mount /srv/uploads
 chown www-data: /srv/uploads
 
 secret() { aws --region "${region}" secretsmanager get-secret-value --secret-id "$1" --query SecretString --output text; }
+# Assigned first: in the here-document a command that failed would leave an empty value and go on.
+wp_secret=$(secret "${secret}")
 password=$(secret "${password}" | python3 -c 'import json, sys; print(json.load(sys.stdin)["password"])')
 
 # The environment of PHP, which wp-config.php reads. Only root reads the file; php-fpm starts as root.
@@ -28,7 +31,7 @@ env[DB_NAME] = wordpress
 env[DB_USER] = wordpress
 env[DB_PASSWORD] = "$password"
 env[WP_HOME] = "https://${host}"
-env[WP_SECRET] = "$(secret "${secret}")"
+env[WP_SECRET] = "$wp_secret"
 END
 
 s3-pull-deploy-start
