@@ -61,8 +61,9 @@ locals {
     uploads  = aws_efs_mount_target.uploads[0].dns_name
     host     = var.host
     database = aws_db_instance.site.address
-    password = aws_db_instance.site.master_user_secret[0].secret_arn
-    secret   = aws_secretsmanager_secret.wordpress.arn
+    password = aws_secretsmanager_secret.site["database"].arn
+    version  = data.aws_secretsmanager_secret_version.database.version_id
+    secret   = aws_secretsmanager_secret.site["wordpress"].arn
   })
 }
 
@@ -74,7 +75,7 @@ resource "aws_iam_policy" "site" {
     Statement = [{
       Effect   = "Allow"
       Action   = "secretsmanager:GetSecretValue"
-      Resource = [aws_db_instance.site.master_user_secret[0].secret_arn, aws_secretsmanager_secret.wordpress.arn]
+      Resource = values(aws_secretsmanager_secret.site)[*].arn
     }]
   })
 }

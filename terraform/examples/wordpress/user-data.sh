@@ -16,10 +16,17 @@ echo "${uploads}:/ /srv/uploads nfs4 nfsvers=4.1,hard,timeo=600,_netdev 0 0" >>/
 mount /srv/uploads
 chown www-data: /srv/uploads
 
-secret() { aws --region "${region}" secretsmanager get-secret-value --secret-id "$1" --query SecretString --output text; }
+secret() { aws --region "${region}" secretsmanager get-secret-value --secret-id "$@" --query SecretString --output text; }
 # Assigned first: in the here-document a command that failed would leave an empty value and go on.
 wp_secret=$(secret "${secret}")
-password=$(secret "${password}" | python3 -c 'import json, sys; print(json.load(sys.stdin)["password"])')
+# The version that the database has: a new password changes the user data with it, and so replaces the instances.
+password=$(secret "${password}" --version-id "${version}")
+case $password$wp_secret in
+*[!A-Za-z0-9]*)
+	echo "user data: a secret has other characters than letters and digits, which PHP's pool would not take as they are" >&2
+	exit 1
+	;;
+esac
 
 # The environment of PHP, which wp-config.php reads. Only root reads the file; php-fpm starts as root.
 pool=$PHP_POOLS/site.conf
