@@ -59,7 +59,7 @@ locals {
     region   = var.region
     settings = local.settings
     uploads  = aws_efs_mount_target.uploads[0].dns_name
-    host     = var.host
+    url      = "${var.certificate_arn == null ? "http" : "https"}://${var.host}"
     database = aws_db_instance.site.address
     password = aws_secretsmanager_secret.site["database"].arn
     version  = data.aws_secretsmanager_secret_version.database.version_id

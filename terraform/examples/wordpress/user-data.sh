@@ -37,7 +37,7 @@ env[DB_HOST] = "${database}"
 env[DB_NAME] = wordpress
 env[DB_USER] = wordpress
 env[DB_PASSWORD] = "$password"
-env[WP_HOME] = "https://${host}"
+env[WP_HOME] = "${url}"
 env[WP_SECRET] = "$wp_secret"
 END
 
