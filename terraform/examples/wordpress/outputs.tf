@@ -1,5 +1,5 @@
 output "url" {
-  description = "Where the site answers; point var.host there."
+  description = "The load balancer; point var.host at its name. A browser is content with the certificate only under var.host."
   value       = module.fleet.url
 }
 
