@@ -22,7 +22,7 @@ variable "kms" {
 }
 
 variable "force_destroy" {
-  description = "Let `terraform destroy` delete a bucket that holds releases."
+  description = "Let `terraform destroy` delete a bucket that holds releases or old versions of what was deleted: with all of them. Apply it before the destroy."
   type        = bool
   default     = false
 }

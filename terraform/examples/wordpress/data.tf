@@ -40,6 +40,8 @@ resource "aws_efs_mount_target" "uploads" {
 resource "aws_secretsmanager_secret" "site" {
   for_each = toset(["wordpress", "database"])
   name     = "${var.site}-${each.key}"
+
+  recovery_window_in_days = var.force_destroy ? 0 : 30
 }
 
 # This puts the password into Terraform's state; WordPress's secret is not there.

@@ -18,6 +18,8 @@ module "store" {
   source = "../../store"
   bucket = var.bucket
   topics = var.site
+
+  force_destroy = var.force_destroy
 }
 
 module "fleet" {

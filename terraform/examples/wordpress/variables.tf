@@ -34,3 +34,9 @@ variable "ami" {
   description = "The Debian image that Packer made for this site, with php_modules='mysql gd intl' and packages='awscli nfs-common'."
   type        = string
 }
+
+variable "force_destroy" {
+  description = "Let `terraform destroy` delete the bucket with all releases and their old versions, and the secrets at once, whose names are otherwise taken for 30 days. Apply it before the destroy."
+  type        = bool
+  default     = false
+}
