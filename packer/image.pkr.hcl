@@ -66,9 +66,10 @@ build {
     destination = "/tmp/${source.name == "debian" ? local.deb : local.rpm}"
   }
 
+  # Without a slash at its end the folder itself is uploaded, into one that must be there: /tmp/files.
   provisioner "file" {
     source      = "${path.root}/files"
-    destination = "/tmp/files"
+    destination = "/tmp"
   }
 
   # The scripts that the system test runs too.
