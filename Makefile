@@ -118,6 +118,7 @@ lint: tools ## format, vet, staticcheck, shellcheck, units, image template, Terr
 	@files=$$($(TOOLS)/bin/gofumpt -l .); [ -z "$$files" ] || { echo "gofumpt would change:"; echo "$$files"; exit 1; }
 	go vet ./...
 	GOOS=darwin go vet ./internal/push ./cmd/push
+	GOOS=windows go build -o /dev/null ./cmd/push
 	$(TOOLS)/bin/staticcheck ./...
 	shellcheck $(SCRIPTS)
 	go vet -tags system ./internal/systemtest

@@ -61,8 +61,12 @@ function s3pd_release($root)
 /** Whether opcache's functions refuse this script; they then return false, as when opcache is off. */
 function s3pd_restricted()
 {
-    if (extension_loaded('Zend OPcache') && !function_exists('opcache_reset')) {
-        return true; // disable_functions
+    if (extension_loaded('Zend OPcache')) {
+        foreach (array('opcache_reset', 'opcache_get_status', 'opcache_compile_file', 'opcache_is_script_cached') as $function) {
+            if (!function_exists($function)) {
+                return true; // disable_functions
+            }
+        }
     }
     $only = (string) ini_get('opcache.restrict_api');
     return $only !== '' && strpos($_SERVER['SCRIPT_FILENAME'], $only) !== 0;

@@ -69,12 +69,13 @@ func examineBucket(ctx context.Context, c *config.Config, cfg aws.Config) []php.
 	if err != nil {
 		return all
 	}
-	p, err := release.ParsePointer(read.Text)
+	p, err := c.Keyring().Open(read.Text)
 	what = "pointer"
-	if err == nil {
-		what = fmt.Sprintf("release %s: read its contents", p.Release)
-		err = readSome(ctx, s, p)
+	if err != nil {
+		return append(all, found(err, what, what, "`verify_keys` names the keys of who pushes; or push again, signed"))
 	}
+	what = fmt.Sprintf("release %s: read its contents", p.Release)
+	err = readSome(ctx, s, p)
 	return append(all, found(err, what, what, cureRole+"; or push again"))
 }
 

@@ -196,7 +196,8 @@ func (m *machine) revive(ctx context.Context) {
 	}
 }
 
-// answerTime is how long php-fpm may take to answer after a rollback, and again after a reload, and answerPause what lies between two questions.
+// answerTime is how long php-fpm may take to answer after a rollback, and answerPause what lies between two questions after a reload,
+// when it may first wait for running requests.
 const (
 	answerTime  = 10 * time.Second
 	answerPause = 100 * time.Millisecond
@@ -208,7 +209,7 @@ func (m *machine) reload(ctx context.Context, units []string) ([]php.Status, err
 		return nil, err
 	}
 	m.after.reload, m.warmFor = true, ""
-	limit, cancel := context.WithTimeout(ctx, answerTime)
+	limit, cancel := context.WithTimeout(ctx, reloadTime)
 	defer cancel()
 	for {
 		pools, err := m.opcache.Status(limit)

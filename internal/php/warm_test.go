@@ -153,10 +153,13 @@ func TestReleaseThatDoesNotFitIsColdAndHarmsNobody(t *testing.T) {
 
 func TestPoolThatCannotBeWarmedSaysWhy(t *testing.T) {
 	for ini, why := range map[string]string{
-		"opcache.enable=0":                 "opcache is off",
-		"opcache.restrict_api=/nowhere":    "opcache is closed to the probe",
-		"disable_functions=opcache_reset":  "opcache is closed to the probe",
-		"opcache.preferred_memory_model=0": "the pool sees no release",
+		"opcache.enable=0":                           "opcache is off",
+		"opcache.restrict_api=/nowhere":              "opcache is closed to the probe",
+		"disable_functions=opcache_reset":            "opcache is closed to the probe",
+		"disable_functions=opcache_is_script_cached": "opcache is closed to the probe",
+		"disable_functions=opcache_compile_file":     "opcache is closed to the probe",
+		"disable_functions=opcache_get_status":       "opcache is closed to the probe",
+		"opcache.preferred_memory_model=0":           "the pool sees no release",
 	} {
 		root := site(t)
 		flip(t, root, "active", first)

@@ -70,9 +70,9 @@ type board struct {
 	told  map[string]string // elsewhere: what was said last of each instance
 }
 
-// say prints a line that stays.
+// say prints lines that stay.
 func (b *board) say(format string, args ...any) {
-	b.paint(fmt.Sprintf(format+"\n", args...), b.block)
+	b.paint(plainLines(fmt.Sprintf(format, args...)), b.block)
 }
 
 // paint replaces the block on the terminal by a text that stays and a new block.

@@ -62,12 +62,14 @@ func screen(stream any) func() (width, height int) {
 // board tells a rollout to people.
 func (c *console) board() *board { return &board{out: c.human, size: screen(c.human)} }
 
-// say prints a line for people.
-func (c *console) say(format string, args ...any) { fmt.Fprintf(c.human, format+"\n", args...) }
+// say prints lines for people, without what instances or others may have put in to move a terminal's cursor.
+func (c *console) say(format string, args ...any) {
+	io.WriteString(c.human, plainLines(fmt.Sprintf(format, args...)))
+}
 
 // warn prints a line that should not be missed, also where stdout goes into a file.
 func (c *console) warn(format string, args ...any) {
-	fmt.Fprintf(c.stderr, "push: warning: "+format+"\n", args...)
+	io.WriteString(c.stderr, plainLines(fmt.Sprintf("push: warning: "+format, args...)))
 }
 
 // object prints the one JSON object.

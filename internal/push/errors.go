@@ -144,10 +144,10 @@ func causes(list ...error) []error {
 func complain(w io.Writer, err error) {
 	for _, part := range each(err) {
 		for line := range strings.SplitSeq(said(part), "\n") {
-			fmt.Fprintf(w, "push: %s\n", line)
+			fmt.Fprintf(w, "push: %s\n", printable(line))
 		}
 		if h := hint(part); h != "" {
-			fmt.Fprintf(w, "push: hint: %s\n", h)
+			fmt.Fprintf(w, "push: hint: %s\n", printable(h))
 		}
 	}
 }

@@ -178,6 +178,15 @@ func (s *session) printReleases(list []listed) {
 	}
 }
 
+// plainLines is a text whose lines are all printable, with the last line's end.
+func plainLines(text string) string {
+	var b strings.Builder
+	for line := range strings.SplitSeq(text, "\n") {
+		b.WriteString(printable(line) + "\n")
+	}
+	return b.String()
+}
+
 // printable is a text on one line of a terminal: whoever pushed chose it.
 func printable(text string) string {
 	return strings.Map(func(r rune) rune {

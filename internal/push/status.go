@@ -280,9 +280,9 @@ func (st Status) print(c *console, where string) {
 	}
 	fmt.Fprintln(table, "INSTANCE\tGROUP\tZONE\tPHASE\tRELEASE\tVOTE\t"+wave("WAVE")+"SEEN\tVERSION\tPROGRESS, REASON")
 	for _, m := range st.Members {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s%s\t%s\t%s\n", m.Instance, m.Group, cmp.Or(m.Zone, "-"), m.Phase,
-			cmp.Or(string(m.Release), "-"), cmp.Or(m.Vote, "-"), wave(fmt.Sprint(m.Wave)), time.Duration(m.SeenS)*time.Second, m.Version,
-			strings.TrimSpace(m.Progress+" "+m.Reason))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s%s\t%s\t%s\n", printable(m.Instance), printable(m.Group), cmp.Or(printable(m.Zone), "-"), m.Phase,
+			cmp.Or(string(m.Release), "-"), cmp.Or(m.Vote, "-"), wave(fmt.Sprint(m.Wave)), time.Duration(m.SeenS)*time.Second, printable(m.Version),
+			printable(strings.TrimSpace(m.Progress+" "+m.Reason)))
 	}
 	table.Flush()
 }
