@@ -85,8 +85,13 @@ func (n *Node) apply(ctx context.Context) Want {
 func (n *Node) decided(t Commitment) bool {
 	was := n.state.Decision
 	n.state.Decision = t
-	if failpoint.Hit("A16") != nil || n.save() != nil {
+	err := failpoint.Hit("A16")
+	if err == nil {
+		err = n.save()
+	}
+	if err != nil {
 		n.state.Decision = was
+		n.unfit(err)
 		return false
 	}
 	n.retryAt, n.catchup = 0, nil
@@ -109,7 +114,7 @@ func (n *Node) holds(d Commitment) bool {
 // vote asks for the release of the open epoch, if this member has not voted yet.
 func (n *Node) vote(ctx context.Context) Want {
 	h := n.head
-	if !n.haveHead || n.lost || !n.registered || !h.State.Open() || n.state.Vote.Epoch >= h.Epoch {
+	if !n.haveHead || n.lost || !n.registered || !h.State.Open() || n.state.Vote.Epoch >= h.Epoch || n.now < n.voteAt {
 		return Want{}
 	}
 	c := h.Proposed()
@@ -189,15 +194,18 @@ func (n *Node) Staged(w Want, err error, machine bool) {
 	n.cast(v, err)
 }
 
-// cast persists a vote and lets the next beat send it. A no of the machine takes this member out.
+// cast persists a vote and lets the next beat send it. A no of the machine takes this member out, and so does a vote that cannot be
+// made durable: it is not sent, and is tried again after a while.
 func (n *Node) cast(v Vote, reason error) {
 	was, wasError := n.state.Vote, n.state.Error
 	n.state.Vote, n.state.Error = v, ""
 	if reason != nil {
 		n.state.Error = cut(reason.Error())
 	}
-	if n.save() != nil {
+	if err := n.save(); err != nil {
 		n.state.Vote, n.state.Error = was, wasError
+		n.voteAt = n.o.Clock.Boot() + retryLocal
+		n.unfit(err)
 		return
 	}
 	n.note("release", reason)
@@ -211,11 +219,17 @@ func (n *Node) cast(v Vote, reason error) {
 func (n *Node) catchUpFailed(err error) {
 	n.catchup = err
 	n.note("release", err)
+	n.retryAt = n.o.Clock.Boot() + retryLocal
+	n.unfit(err)
+}
+
+// unfit takes a member out of service that cannot follow the fleet for a reason of its machine: nobody should wait for it, and what it
+// serves may be what the fleet has left.
+func (n *Node) unfit(err error) {
 	n.state.Error = cut(err.Error())
 	n.dirty = true
-	n.retryAt = n.o.Clock.Boot() + retryLocal
 	if n.phase == Serve {
-		n.setPhase(Out) // it serves what the fleet has left: nobody should wait for it
+		n.setPhase(Out)
 	}
 }
 

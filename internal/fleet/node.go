@@ -80,6 +80,7 @@ type Node struct {
 	broken    int64      // the epoch whose release turned out not to be on the disk after all
 	catchup   error      // why the committed release could not be brought up
 	retryAt   time.Duration
+	voteAt    time.Duration // when a vote that could not be made durable is tried again
 	inspectAt time.Duration
 	settleAt  time.Duration
 	flipAt    time.Duration

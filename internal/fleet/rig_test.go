@@ -60,8 +60,9 @@ type box struct {
 	spoilt     map[release.ID]error // releases that fail their check here
 	onRollback error                // a reason of the machine why a rollback cannot be staged
 	settleTime time.Duration
-	hook       *hook // fleet_once
-	stays      bool  // health_check.rollback: false
+	journal    func(fleet.State) error // fails to save
+	hook       *hook                   // fleet_once
+	stays      bool                    // health_check.rollback: false
 	group      string
 	frozen     chan struct{}
 	view       fleet.View
@@ -160,6 +161,11 @@ func (b *box) boot() {
 
 // Save is the journal.
 func (b *box) Save(s fleet.State) error {
+	if b.journal != nil {
+		if err := b.journal(s); err != nil {
+			return err
+		}
+	}
 	b.state = s
 	return nil
 }

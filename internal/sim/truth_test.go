@@ -92,8 +92,10 @@ func (t *truth) voteWritten(by sender, was, m fleet.Member) {
 		return
 	}
 	t.yes[promise{by.id, m.Vote.Epoch, m.Vote.Release}] = true
+	now := t.waves[m.Vote.Epoch] // one that tries the same release again may have taken it along, before it was started again
 	for e, waves := range t.waves {
-		if t.decisions[e] == fleet.Abort && e < m.Vote.Epoch && waves[0].Release == by.active && !slices.Contains(t.releases(), by.active) {
+		again := len(now) > 0 && now[0].Release == by.active
+		if t.decisions[e] == fleet.Abort && e < m.Vote.Epoch && waves[0].Release == by.active && !again && !slices.Contains(t.releases(), by.active) {
 			t.w.fail("waves: %s votes in epoch %d, still on %s of the aborted epoch %d", by.id, m.Vote.Epoch, by.active, e)
 		}
 	}
