@@ -101,7 +101,7 @@ test-system: tools ## a booted fleet of Debian machines, from the image's script
 bench: bench-tools ## transfer against aws, rclone, tar and cp: all rows, into docs/benchmarks.md; as root, under half an hour
 	.ci/root unshare --mount .bench/bench -write
 
-bench-quick: bench-tools ## the rows with the headline ratios, under three minutes
+bench-quick: bench-tools ## the rows with the headline ratios, some four minutes
 	.ci/root unshare --mount .bench/bench -quick
 
 bench-tools: tools $(TOOLS)/rclone-$(RCLONE)

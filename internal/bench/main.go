@@ -92,7 +92,7 @@ func (l *lab) bench(ctx context.Context, cache string, match *regexp.Regexp) (r 
 	if err := l.plantAll(ctx, filepath.Join(cache, "packages")); err != nil {
 		return nil, err
 	}
-	r = &report{Date: time.Now().UTC().Format(time.DateOnly), Machine: l.describe(ctx)}
+	r = &report{Date: time.Now().UTC().Format(time.DateOnly), Machine: l.describe(ctx), Quick: l.quick}
 	for _, s := range scenarios {
 		if l.quick && !s.quick || !match.MatchString(s.name) {
 			continue

@@ -16,6 +16,7 @@ import (
 type report struct {
 	Date    string        `json:"date"`
 	Machine string        `json:"machine"`
+	Quick   bool          `json:"quick"` // the headline rows only, of three rounds at most
 	Took    time.Duration `json:"took"`
 	Rows    []row         `json:"rows"`
 }
@@ -188,6 +189,9 @@ func (r *report) write(dir string) error {
 func (r *report) markdown() string {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s, in %s. %s\n\n", r.Date, r.Took.Round(time.Second), r.Machine)
+	if r.Quick {
+		fmt.Fprintf(&b, "A quick run: the headline rows only, of three rounds at most.\n\n")
+	}
 	line := func(cells []string) { fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | ")) }
 	targets := r.held()
 	if len(targets) > 1 {

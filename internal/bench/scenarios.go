@@ -77,7 +77,7 @@ var scenarios = []scenario{
 	{"big", false, (*lab).large},
 }
 
-// unlessQuick leaves the last peer out of the quick bench, which has three minutes.
+// unlessQuick leaves the last peer out of the quick bench.
 func (l *lab) unlessQuick(peers ...string) []string {
 	if l.quick {
 		return peers[:len(peers)-1]
