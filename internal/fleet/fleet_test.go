@@ -190,6 +190,29 @@ func TestThreeOfTenDeadAbortsAndIsRetriedThenHeld(t *testing.T) {
 	})
 }
 
+func TestThreeOfTenDeadGoesOnceTheyAreForgotten(t *testing.T) {
+	fleetTest(t, func(r *rig) {
+		r.boot(ids(10)...)
+		r.push("r1")
+		r.live("r1", 40*time.Second, ids(10)...)
+		for _, id := range ids(3) {
+			r.all[id].kill()
+		}
+		r.push("r2")
+		r.until("abort", 2*time.Minute, func() bool { return r.head().State == fleet.Abort })
+		l, rows := fleet.NewLedger(r.mem, scope, r.token), r.rows()
+		for _, id := range ids(3) {
+			if err := l.Forget(t.Context(), rows[id]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.live("r2", time.Minute, ids(10)[3:]...) // the retry comes after 30 s
+		if h := r.head(); h.Excluded != 0 {
+			t.Errorf("head %+v", h)
+		}
+	})
+}
+
 func TestNoAboutTheReleaseAbortsForGoodAndTheNextPushGoes(t *testing.T) {
 	fleetTest(t, func(r *rig) {
 		r.boot(ids(3)...)
