@@ -25,7 +25,7 @@ var stepsOfPush = []struct {
 	{"PU4+", -1, true}, // what has landed at the server; that is not a step that fails
 }
 
-// TestPushBrokenAtEachStep kills and fails a push at each of its steps. Before the pointer the fleet sees nothing, and the next
+// TestPushBrokenAtEachStep kills, delays and fails a push at each of its steps. Before the pointer the fleet sees nothing, and the next
 // push uploads only what is missing; after it the release goes out without its pusher.
 func TestPushBrokenAtEachStep(t *testing.T) {
 	w := breakable(t)
@@ -35,6 +35,7 @@ func TestPushBrokenAtEachStep(t *testing.T) {
 			b := &pushed{broken: breakSite(t, w, 2), packs: strings.HasPrefix(step.name, "PU1"), written: map[string]int{}}
 			b.count()
 			b.pushKilled(step.name, step.out)
+			b.pushSleeps(step.name)
 			if step.code >= 0 {
 				b.pushFails(step.name, step.code)
 			}
@@ -128,6 +129,19 @@ func (b *pushed) pushKilled(step string, out bool) {
 	if out && !maps.Equal(again, sent) {
 		b.t.Errorf("%s: nothing was missing, and push went from %v to %v", step, sent, again)
 	}
+}
+
+// pushSleeps delays a push at a step, which changes nothing.
+func (b *pushed) pushSleeps(step string) {
+	b.t.Helper()
+	b.env = []string{"S3PULLDEPLOY_FAILPOINTS=" + step + "=sleep:1500ms@1"}
+	r := b.next()
+	b.env = nil
+	if !strings.Contains(r.stderr, "failpoint: "+step+" sleep") {
+		b.t.Fatalf("%s: want it to sleep: %s", step, r)
+	}
+	b.deployed(r)
+	b.converged(healTime)
 }
 
 // pushFails fails a push at a step; what it says is its exit code's, and the next push works.
