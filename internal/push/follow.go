@@ -214,7 +214,7 @@ func (w *watcher) sayNo(instance string, epoch int64, what, why string) {
 	}
 	w.printed[instance] = nil
 	for line := range strings.Lines(strings.TrimSpace(o.Text)) {
-		w.say("  | %s", printable(strings.TrimRight(line, "\r\n")))
+		w.say("  | %s", strings.TrimRight(line, "\r\n"))
 	}
 }
 
