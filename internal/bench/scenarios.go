@@ -236,9 +236,13 @@ func (l *lab) follower(ctx context.Context, peer string, t *tree, key string) (u
 	case bundle:
 		up.run, down.run = l.bundleUp(t, key), l.bundleDown(key)
 		return up, down, nil
-	case linked:
-		down.run = l.copyLinks(t.dir)
-		return up, down, nil
+	case linked: // of a copy: links change the times of what is pushed, which would all be read again
+		from, err := os.MkdirTemp(l.disk, "linked-")
+		if err != nil {
+			return up, down, err
+		}
+		down.run = l.copyLinks(from)
+		return up, down, copyTree(t.dir, from, "")
 	}
 	seed := l.seed // of its own: nobody shall find it pushed by another
 	if l.quick {
