@@ -11,37 +11,49 @@ import (
 	"s3pulldeploy/internal/release"
 )
 
-// refused pushes what must not be deployed onto r1: damage alters the bucket, and may alter what the pointer says of the release.
-func refused(t *testing.T, says string, damage func(r *rig, p *packed)) {
+// light is site without what takes long to write, and larger that with a small and a large change.
+var light = site.with(tree{"big.bin": "", "big.txt": ""})
+
+var larger = light.with(tree{"index.php": "<?php echo 2;", "large.bin": noise(7, 9<<20)})
+
+// refused pushes what must not be deployed onto r1: damage alters the bucket, and may alter what the pointer says of the release. It
+// returns what the fleet was told.
+func refused(t *testing.T, says string, damage func(r *rig, p *packed)) (reason string) {
 	t.Helper()
 	bubble(t, func(r *rig) {
 		b := r.boot("i-1")[0]
-		first := r.packed(r1, nil, site)
+		first := r.packed(r1, nil, light)
 		r.live(r1, 15*time.Second, b)
-		bad := packing{parent: first, put: r.bucket.put}.pack(t, r2, site.with(tree{"index.php": "<?php echo 2;", "large.bin": noise(7, 9<<20)}))
+		bad := packing{parent: first, put: r.bucket.put}.pack(t, r2, larger)
 		damage(r, bad)
 		r.point(r2, bad.manifest.Files(), bad.lines()...)
 		r.until("abort", time.Minute, func() bool { return r.head().State == fleet.Abort && r.head().Release == r2 })
 		h := r.head()
+		reason = h.Reason
 		if !strings.Contains(h.Reason, says) || h.Hold != h.Sequence {
 			t.Errorf("aborted with reason %q (want %q), hold %d of %d", h.Reason, says, h.Hold, h.Sequence)
 		}
 		if s := b.agent.Status(); b.active() != r1 || !s.Healthy || slices.Contains(b.names(), string(r2)) {
 			t.Errorf("serves %s, healthy %v, root %q", b.active(), s.Healthy, b.names())
 		}
-		b.holds(r1, site)
-		r.packed(r3, first, site.with(tree{"index.php": "<?php echo 3;"}))
+		b.holds(r1, light)
+		r.packed(r3, first, light.with(tree{"index.php": "<?php echo 3;"}))
 		r.live(r3, time.Minute, b)
 	})
+	return reason
 }
 
 // flip turns one bit of an object.
 func (b *bucket) flip(key string, at int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	body := []byte(b.bodies[key])
+	b.bodies[key] = flipped(b.bodies[key], at)
+}
+
+func flipped(object string, at int) string {
+	body := []byte(object)
 	body[(at+len(body))%len(body)] ^= 4
-	b.bodies[key] = string(body)
+	return string(body)
 }
 
 // lastPack is the pack that only this release has.
@@ -50,18 +62,65 @@ func (p *packed) lastPack() string {
 	return p.manifest.Sources[p.manifest.Frames[p.manifest.Entries[at].Frame].Source].Key()
 }
 
-func TestFlippedBitInAPackIsRefused(t *testing.T) {
-	refused(t, "digest is ", func(r *rig, p *packed) { r.bucket.flip(p.lastPack(), 5<<20) })
+// inPacks packs larger into packs of a frame each, and returns their keys: what the small file is in, and three pieces of the large one, two
+// of them of one size.
+func (r *rig) inPacks(p *packed) (keys []string) {
+	*p = *packing{parent: p.parent, size: release.MaxFrame, put: r.bucket.put}.pack(r.t, p.id, larger)
+	for _, src := range p.manifest.Sources {
+		if !slices.Contains(p.parent.manifest.Sources, src) {
+			keys = append(keys, src.Key())
+		}
+	}
+	if len(keys) != 4 {
+		r.t.Fatalf("packs %q, want 4", keys)
+	}
+	return keys
 }
 
-func TestTruncatedPackIsRefused(t *testing.T) {
-	refused(t, "contents are damaged", func(r *rig, p *packed) {
-		r.bucket.put(p.lastPack(), []byte(r.bucket.bodies[p.lastPack()][:1<<20]))
+func TestDamagedPackIsRefused(t *testing.T) {
+	type bodies = map[string]string
+	for name, c := range map[string]struct {
+		says   string
+		damage func(b bodies, keys []string)
+	}{
+		"flipped bit":           {"digest is ", func(b bodies, k []string) { b[k[1]] = flipped(b[k[1]], 2<<20) }},
+		"truncated":             {"contents are damaged", func(b bodies, k []string) { b[k[2]] = b[k[2]][:1<<20] }},
+		"missing":               {"not found", func(b bodies, k []string) { delete(b, k[1]) }},
+		"swapped":               {"digest is ", func(b bodies, k []string) { b[k[1]], b[k[2]] = b[k[2]], b[k[1]] }},
+		"swapped for a smaller": {"contents are damaged", func(b bodies, k []string) { b[k[1]], b[k[3]] = b[k[3]], b[k[1]] }},
+		"swapped for a larger":  {"digest is ", func(b bodies, k []string) { b[k[0]] = b[k[1]] }},
+		"longer in front":       {"digest is ", func(b bodies, k []string) { b[k[0]] = "x" + b[k[0]] }},
+		"longer in the middle":  {"digest is ", func(b bodies, k []string) { b[k[2]] = b[k[2]][:1<<20] + "x" + b[k[2]][1<<20:] }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var keys []string
+			reason := refused(t, c.says, func(r *rig, p *packed) {
+				keys = r.inPacks(p)
+				r.bucket.mu.Lock()
+				defer r.bucket.mu.Unlock()
+				c.damage(r.bucket.bodies, keys)
+			})
+			if !slices.ContainsFunc(keys, func(k string) bool { return strings.Contains(reason, k) }) {
+				t.Errorf("reason %q names none of %q", reason, keys)
+			}
+		})
+	}
+}
+
+// What lies behind a pack's frames no manifest speaks of, and no agent asks for: a pack that was appended to is as good as before.
+func TestWhatIsAppendedToAPackIsNeverRead(t *testing.T) {
+	bubble(t, func(r *rig) {
+		b := r.boot("i-1")[0]
+		first := r.packed(r1, nil, light)
+		r.live(r1, 15*time.Second, b)
+		p := &packed{id: r2, parent: first}
+		for _, k := range r.inPacks(p) {
+			r.bucket.put(k, []byte(r.bucket.bodies[k]+r.bucket.bodies[k]))
+		}
+		r.point(r2, p.manifest.Files(), p.lines()...)
+		r.live(r2, time.Minute, b)
+		b.holds(r2, larger)
 	})
-}
-
-func TestMissingPackIsRefused(t *testing.T) {
-	refused(t, "not found", func(r *rig, p *packed) { delete(r.bucket.bodies, p.lastPack()) })
 }
 
 func TestDamagedDeltaIsRefused(t *testing.T) {
@@ -69,6 +128,8 @@ func TestDamagedDeltaIsRefused(t *testing.T) {
 		"first bit":  func(r *rig, p *packed) { r.bucket.flip(deltaKey(r2, r1), 0) },
 		"difference": func(r *rig, p *packed) { r.bucket.flip(deltaKey(r2, r1), -40) },
 		"truncated":  func(r *rig, p *packed) { r.bucket.put(deltaKey(r2, r1), p.delta[:len(p.delta)-1]) },
+		"longer":     func(r *rig, p *packed) { r.bucket.put(deltaKey(r2, r1), append(slices.Clone(p.delta), 0)) },
+		"swapped":    func(r *rig, p *packed) { r.bucket.put(deltaKey(r2, r1), p.object) },
 	} {
 		t.Run(name, func(t *testing.T) { refused(t, "contents are damaged", damage) })
 	}
@@ -81,6 +142,7 @@ func TestDamagedManifestIsRefused(t *testing.T) {
 	}{
 		"flipped bit": {"contents are damaged", func(r *rig, p *packed) { r.bucket.flip("m/"+string(r2), 100) }},
 		"truncated":   {"contents are damaged", func(r *rig, p *packed) { r.bucket.put("m/"+string(r2), p.object[:100]) }},
+		"longer":      {"contents are damaged", func(r *rig, p *packed) { r.bucket.put("m/"+string(r2), append(slices.Clone(p.object), 0)) }},
 		"of another":  {"contents are damaged", func(r *rig, p *packed) { r.bucket.put("m/"+string(r2), p.parent.object) }},
 		"missing":     {"not found", func(r *rig, p *packed) { delete(r.bucket.bodies, "m/"+string(r2)) }},
 		"no manifest": {"zstd frame", func(r *rig, p *packed) {
