@@ -1,12 +1,16 @@
 package push
 
 import (
+	"crypto/sha256"
 	"errors"
+	"hash"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"s3pulldeploy/internal/release"
 )
 
 // scanIndexed scans with what the cache knows, as if files had to be so much older than the scan to be known again.
@@ -95,5 +99,72 @@ func TestADamagedIndexIsNotBelieved(t *testing.T) {
 	}
 	if tree := scanIndexed(t, c, dir, -time.Hour); tree.Hashed != 2 {
 		t.Errorf("a damaged index was believed: %d files were read", tree.Hashed)
+	}
+}
+
+// meddler is a hash that does something else first when it has a file's beginning.
+type meddler struct {
+	hash.Hash
+	meddle func()
+}
+
+func (m *meddler) Write(p []byte) (int, error) {
+	if m.meddle != nil {
+		m.meddle()
+		m.meddle = nil
+	}
+	return m.Hash.Write(p)
+}
+
+func TestAFileThatChangesWhileItIsHashedIsNamed(t *testing.T) {
+	const size = 1 << 20 // of which a hasher has an eighth at a time
+	for name, c := range map[string]struct {
+		change func(*os.File) error
+		steady bool
+	}{
+		"only read":        {func(f *os.File) error { _, err := f.ReadAt(make([]byte, 1), 0); return err }, true},
+		"written over":     {func(f *os.File) error { _, err := f.WriteAt([]byte{1}, size-1); return err }, false},
+		"written to again": {func(f *os.File) error { _, err := f.WriteAt([]byte{1}, 0); return err }, false},
+		"longer":           {func(f *os.File) error { _, err := f.WriteAt([]byte{1}, size); return err }, false},
+		"shorter":          {func(f *os.File) error { return f.Truncate(size - 1) }, false},
+		"emptied":          {func(f *os.File) error { return f.Truncate(0) }, false},
+	} {
+		body := noise(1, size)
+		dir := plant(t, map[string]string{"d/unsteady": body})
+		file := filepath.Join(dir, "d/unsteady")
+		then := time.Now().Add(-time.Hour) // the clock of files is coarse
+		if err := os.Chtimes(file, then, then); err != nil {
+			t.Fatal(err)
+		}
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Lstat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := &packedEntry{Entry: release.Entry{Path: "d/unsteady", Kind: release.File, Size: size}, info: info}
+		e.key, e.seen = keyOf(info)
+		h := &hasher{files: opener{root: root}, buffer: make([]byte, size/8)}
+		h.hash = &meddler{sha256.New(), func() {
+			out, err := os.OpenFile(file, os.O_RDWR, 0)
+			if err == nil {
+				err = errors.Join(c.change(out), out.Close())
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}}
+		err = h.read(e)
+		h.files.Close()
+		root.Close()
+		if c.steady {
+			if err != nil || e.Sum != sha256.Sum256([]byte(body)) {
+				t.Errorf("%s: sum %s, %v", name, e.Sum, err)
+			}
+		} else if err == nil || !strings.Contains(err.Error(), `file "d/unsteady" changed while it was read`) || e.Sum != (release.Sum{}) {
+			t.Errorf("%s: sum %s, %v", name, e.Sum, err)
+		}
 	}
 }
