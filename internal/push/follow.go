@@ -185,19 +185,24 @@ func (w *watcher) readMembers(ctx context.Context) error {
 // outputsShown is of how many instances the output of failed hooks is shown: they nearly always fail alike.
 const outputsShown = 3
 
-// failing is the release that an instance votes against, or is not well with after the flip, or that the fleet goes back from
-// because it was not; "" where it does not fail.
+// failing is the release that an instance votes against, or could not run fleet_once for, or is not well with after the flip, or
+// that the fleet goes back from because it was not; "" where it does not fail.
 func (w *watcher) failing(m fleet.Member) release.ID {
 	h := w.seen.head
 	switch {
 	case h.Sequence != w.sequence || h.Epoch == 0:
 		return ""
-	case m.Vote.Epoch == h.Epoch && !m.Vote.Yes || m.Failed == h.Epoch:
+	case m.Vote.Epoch == h.Epoch && !m.Vote.Yes || m.Failed == h.Epoch || onceFailed(h, m):
 		return h.Release
 	case h.Automatic() && (m.Failed == h.Epoch-1 || strings.Contains(h.Why, " "+m.Instance+": ")):
 		return w.release
 	}
 	return ""
+}
+
+// onceFailed says that fleet_once failed on a member, for this very coordinator of this epoch.
+func onceFailed(h fleet.Head, m fleet.Member) bool {
+	return m.Ran.Fence > 0 && m.Ran.Fence == h.Fence && !m.Ran.OK
 }
 
 // sayNo says why an instance fails, with the end of what its hook printed where that is why.
@@ -280,6 +285,9 @@ func (w *watcher) tell(err error) {
 func (w *watcher) tellMembers(h fleet.Head) {
 	var rows []row
 	for _, m := range w.members {
+		if onceFailed(h, m) {
+			w.sayNo(m.Instance, h.Epoch, "failed", m.Ran.Error)
+		}
 		s := stageOf(h, m, time.Now())
 		switch s {
 		case "":

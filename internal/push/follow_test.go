@@ -53,9 +53,12 @@ func TestJudgeKnowsEachEnd(t *testing.T) {
 
 // stand is a stand-in for an agent: a real node whose machine does everything at once, or says no.
 type stand struct {
-	node *fleet.Node
-	no   error // of every release
-	slow time.Duration
+	id     string
+	node   *fleet.Node
+	ledger *fleet.Ledger
+	no     error // of every release
+	once   error // of its fleet_once hook; nil: it has none
+	slow   time.Duration
 }
 
 // boot is a clock inside a synctest bubble, where time begins with the year 2000.
@@ -99,6 +102,10 @@ func (s *stand) live(ctx context.Context, text func() []byte) {
 			}
 		case fleet.Settle:
 			s.node.SettledDone(w, nil)
+		case fleet.Once:
+			o := fleet.Output{Instance: s.id, Hook: "fleet_once", Release: w.Commit.Release, Text: "adding a column\nno such table\n"}
+			_ = s.ledger.PutOutput(ctx, o, time.Now())
+			s.node.OnceDone(w, s.once)
 		}
 		select {
 		case <-ctx.Done():
@@ -107,8 +114,18 @@ func (s *stand) live(ctx context.Context, text func() []byte) {
 	}
 }
 
-// rollOutWith runs a fleet of the given machines on one pointer, and follows it.
+// rollOutWith runs a fleet of machines that say no, or nil, on one pointer, and follows it.
 func rollOutWith(t *testing.T, timeout time.Duration, nos ...error) (*Result, string) {
+	t.Helper()
+	var stands []*stand
+	for i, no := range nos {
+		stands = append(stands, &stand{no: no, slow: time.Duration(i) * 3 * time.Second})
+	}
+	return rollOutOn(t, timeout, stands...)
+}
+
+// rollOutOn runs a fleet of the given machines on one pointer, and follows it.
+func rollOutOn(t *testing.T, timeout time.Duration, stands ...*stand) (*Result, string) {
 	t.Helper()
 	r := &Result{began: time.Now()}
 	var story strings.Builder
@@ -119,13 +136,14 @@ func rollOutWith(t *testing.T, timeout time.Duration, nos ...error) (*Result, st
 	sequence := time.Now().Unix()
 	text := release.Pointer{Release: release.NewID(time.Now()), Sequence: sequence, Files: 1}.Text()
 	joined := time.Now()
-	for i, no := range nos {
-		id := fmt.Sprintf("i-%d", i)
-		s := &stand{no: no, slow: time.Duration(i) * 3 * time.Second, node: fleet.NewNode(fleet.Options{
-			Scope: "b/shop", Instance: id, Incarnation: id, Ledger: ledgerOf(mem, id), Journal: noJournal{},
+	for i, s := range stands {
+		s.id = fmt.Sprintf("i-%d", i)
+		s.ledger = ledgerOf(mem, s.id)
+		s.node = fleet.NewNode(fleet.Options{
+			Scope: "b/shop", Instance: s.id, Incarnation: s.id, Ledger: s.ledger, Journal: noJournal{}, Once: s.once != nil,
 			Clock: boot{}, Random: func() float64 { return 0 }, PollInterval: time.Second, PrepareTimeout: 10 * time.Minute,
 			Log: slog.New(slog.DiscardHandler),
-		})}
+		})
 		go s.live(ctx, func() []byte {
 			if time.Since(joined) < 5*time.Second { // all are in service first
 				return nil
@@ -169,6 +187,19 @@ func TestFollowEndsWithTheReasonOfARefusal(t *testing.T) {
 		}
 		if !strings.Contains(story, "i-1 says no: hook after_sync") {
 			t.Errorf("the story does not name the no:\n%s", story)
+		}
+	})
+}
+
+func TestFollowShowsWhatAFailedFleetOncePrinted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const why = "hook fleet_once: exit code 1: no such table"
+		r, story := rollOutOn(t, time.Hour, &stand{}, &stand{once: errors.New(why)}, &stand{})
+		if r.Outcome != Aborted || !strings.Contains(r.Reason, "i-1: "+why) {
+			t.Errorf("result %+v", r)
+		}
+		if want := "i-1 failed: " + why + "\n  | adding a column\n  | no such table\n"; strings.Count(story, want) != 1 {
+			t.Errorf("the story lacks %q:\n%s", want, story)
 		}
 	})
 }
