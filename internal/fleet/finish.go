@@ -113,7 +113,7 @@ func (n *Node) finish(ctx context.Context, rows []Member) {
 func (n *Node) writeLog(ctx context.Context, h Head, t Tally, outcome, reason string) {
 	log := Log{
 		Epoch: h.Epoch, Outcome: outcome, Kind: h.Kind, Release: h.Release, Sequence: h.Proposed().Note(), Reason: reason,
-		Members: h.Members, Excluded: t.Excluded, Nos: t.Nos, At: n.o.Clock.Now().Unix(),
+		Members: h.Members, Excluded: t.LeftOut, Nos: t.Nos, At: n.o.Clock.Now().Unix(),
 	}
 	first, err := n.o.Ledger.PutLog(ctx, log, n.o.Clock.Now())
 	if err != nil {

@@ -132,6 +132,7 @@ func TestDeadPeerCostsOneLeaseOnce(t *testing.T) {
 		if took := r.live("r2", 2*time.Minute, ids(3)...); took < 33*time.Second || took > 40*time.Second {
 			t.Errorf("a dead peer cost %v, want one lease, 33 s", took)
 		}
+		r.leftOut(2, "i-03: silent")
 		for _, id := range []string{"r3", "r4"} {
 			r.push(id)
 			if took := r.live(id, 2*time.Minute, ids(3)...); took > 5*time.Second {
@@ -247,6 +248,7 @@ func TestOneUnfitOfTenStepsOutAndComesBack(t *testing.T) {
 		if m := r.rows()["i-04"]; m.Phase != fleet.Out || m.Error != "no space left" {
 			t.Errorf("row %+v", m)
 		}
+		r.leftOut(2, "i-04: no space left")
 		if v := sick.see(); !v.Behind || v.Ready {
 			t.Errorf("an unfit machine shows ready %v, behind %v", v.Ready, v.Behind)
 		}
@@ -488,6 +490,7 @@ func TestLeavingIsExcludedAtOnce(t *testing.T) {
 		if took := r.live("r2", time.Minute, ids(2)...); took > 5*time.Second {
 			t.Errorf("a member that left cost %v", took)
 		}
+		r.leftOut(2, "i-02: leaving")
 	})
 }
 

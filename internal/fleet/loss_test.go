@@ -131,6 +131,7 @@ func TestARowThatLeftWithoutComingBackIsLostInTheEnd(t *testing.T) {
 		if m := r.rows()["x"]; !m.Lost() || r.head().Excluded != 0 {
 			t.Errorf("after 12 epochs: missed %d, excluded %d; want lost, and nobody excluded", m.Missed, r.head().Excluded)
 		}
+		r.leftOut(13, "x: lost, silent through 4 rollouts") // of which people are told all the same
 	})
 }
 

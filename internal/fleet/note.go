@@ -67,7 +67,7 @@ type Log struct {
 	Sequence int64 // under which the release was published
 	Reason   string
 	Members  int64
-	Excluded []string
+	Excluded []string // "instance: why"
 	Nos      []string // "instance: reason"
 	At       int64    // Unix seconds of the end
 }

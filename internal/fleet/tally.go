@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"cmp"
+	"fmt"
 
 	"s3pulldeploy/internal/release"
 	"s3pulldeploy/internal/weak"
@@ -11,7 +12,8 @@ import (
 type Tally struct {
 	Yes      []string // voted yes, in the quorum or welcome
 	Waiting  []string // in the quorum, alive, not voted yet
-	Excluded []string // not waited for: silent, unfit, lost, leaving
+	Excluded []string // not waited for: silent, unfit, leaving
+	LeftOut  []string // "instance: why", for people: the excluded, and the lost, which nobody counts any more
 	Silent   []Member // silent rows, lost ones included: counted as missed after the decision
 	Nos      []string // "instance: reason"
 	// Members is the guard's base: the quorum and those newly excluded from it. Newly counts the latter.
@@ -49,25 +51,22 @@ func (t *Tally) add(h Head, m Member, silent bool) {
 			t.Members++
 		}
 	case m.Lost(): // nobody asks about it any more
+		t.LeftOut = append(t.LeftOut, fmt.Sprintf("%s: lost, silent through %d rollouts", id, m.Missed))
 	case m.voted(h, false) && m.Vote.Kind == AboutRelease && m.Phase != Leaving:
 		if t.Refused == "" {
 			t.Refused = id + ": " + m.Error
 		}
 		t.Members++
-	case m.voted(h, false) && m.Left == h.Epoch: // of the machine: it has stepped out in this epoch
-		t.exclude(id)
-	case m.voted(h, false): // of the machine, and it was not in the quorum
-		t.Excluded = append(t.Excluded, id)
-	case m.Phase == Out && m.Left == h.Epoch:
-		t.exclude(id)
-	case m.Phase == Out, m.Phase == Leaving:
-		t.Excluded = append(t.Excluded, id)
+	case m.voted(h, false), m.Phase == Out: // of the machine; one that was out before this epoch was not in the quorum
+		t.exclude(id, cmp.Or(m.Error, "out of service"), m.Left == h.Epoch)
+	case m.Phase == Leaving:
+		t.exclude(id, "leaving", false)
 	case m.Phase == Join: // neither waited for nor missed
 		if !silent {
 			t.Joining++
 		}
 	case silent:
-		t.exclude(id)
+		t.exclude(id, "silent", true)
 		t.BySilence = true
 	default:
 		t.Waiting = append(t.Waiting, id)
@@ -75,10 +74,14 @@ func (t *Tally) add(h Head, m Member, silent bool) {
 	}
 }
 
-func (t *Tally) exclude(id string) {
+// exclude leaves a member out; newly: the quorum had it.
+func (t *Tally) exclude(id, why string, newly bool) {
 	t.Excluded = append(t.Excluded, id)
-	t.Members++
-	t.Newly++
+	t.LeftOut = append(t.LeftOut, id+": "+why)
+	if newly {
+		t.Members++
+		t.Newly++
+	}
 }
 
 // Guard is the most members that an epoch may newly exclude; it always allows one.

@@ -1,6 +1,7 @@
 package fleet_test
 
 import (
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -63,6 +64,19 @@ func TestWhoCounts(t *testing.T) {
 		if got := fleet.Count(head, c.rows, silent).Rule(guard); got != c.want {
 			t.Errorf("%s: ruling %d, want %d", name, got, c.want)
 		}
+	}
+}
+
+// leftOut looks at whom the log of an epoch names as not waited for, and why.
+func (r *rig) leftOut(epoch int64, want ...string) {
+	r.t.Helper()
+	logs, err := fleet.NewLedger(r.mem, scope, r.token).Logs(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	i := slices.IndexFunc(logs, func(l fleet.Log) bool { return l.Epoch == epoch })
+	if i < 0 || !slices.Equal(logs[i].Excluded, want) {
+		r.t.Errorf("of %+v, epoch %d is to leave out %q", logs, epoch, want)
 	}
 }
 

@@ -132,7 +132,8 @@ func account() aws.Config {
 
 var good = Outcome{
 	Site: "promo", Epoch: 7, Outcome: Done, Kind: "deploy", Release: "2026-11-20_20-15-02", Author: "ann", Message: "größer",
-	Instance: "i-1", Took: 12 * time.Second, Members: 3, Excluded: []string{"i-4"}, Nos: []string{"i-4: disk full"},
+	Instance: "i-1", Took: 12 * time.Second, Members: 3, Excluded: []string{"i-4: silent", "i-5: disk full"},
+	Nos: []string{"i-5: disk full", "i-6: hook before_flip: exit code 1"},
 }
 
 func TestSNSGetsASignedRequestForTheRegionOfItsTopic(t *testing.T) {
@@ -165,7 +166,7 @@ func TestSNSGetsASignedRequestForTheRegionOfItsTopic(t *testing.T) {
 			}
 		}
 	}
-	for _, text := range []string{"3 instances, 12s after the push", "pushed: größer ann", "left out: i-4", "said no: i-4: disk full"} {
+	for _, text := range []string{"3 instances, 12s after the push", "pushed: größer ann", "left out: i-4: silent; i-5: disk full", "said no: i-6: hook before_flip: exit code 1"} {
 		if m := s.got[0].Get("Message"); !strings.Contains(m, text) {
 			t.Errorf("%q is not in the message:\n%s", text, m)
 		}

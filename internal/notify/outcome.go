@@ -3,6 +3,7 @@ package notify
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -27,7 +28,7 @@ type Outcome struct {
 	Instance string        // whose agent says so
 	Took     time.Duration // since the push; 0: unknown
 	Members  int           // how many counted
-	Excluded []string      // instances that were not waited for
+	Excluded []string      // "instance: why": those that were not waited for
 	Nos      []string      // "instance: reason"
 	Reason   string        // why it did not go as it should; empty: it did
 }
@@ -78,8 +79,9 @@ func (o Outcome) Text() string {
 	if len(o.Excluded) > 0 {
 		add("left out: %s", some(o.Excluded))
 	}
-	if len(o.Nos) > 0 {
-		add("said no: %s", some(o.Nos))
+	nos := slices.DeleteFunc(slices.Clone(o.Nos), func(no string) bool { return slices.Contains(o.Excluded, no) })
+	if len(nos) > 0 {
+		add("said no: %s", some(nos))
 	}
 	return strings.Join(lines, "\n")
 }
