@@ -20,16 +20,24 @@ import (
 
 // deploy makes a release of a directory and moves the fleet to it.
 func (s *session) deploy(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	if s.packed() {
-		return s.deployPacked(ctx)
+		return s.deployPacked(ctx, cancel)
 	}
+	return s.deployPlain(ctx, cancel)
+}
+
+func (s *session) deployPlain(ctx context.Context, cancel func()) error {
 	began := time.Now()
-	tree, err := Scan(s.arg, s.cfg)
-	if err != nil {
+	var tree *Tree
+	site, v, err := s.admitWhile(ctx, cancel, func() (err error) {
+		tree, err = Scan(s.arg, s.cfg)
 		return err
+	})
+	if tree != nil {
+		defer tree.Close()
 	}
-	defer tree.Close()
-	site, v, err := s.admit(ctx)
 	if err != nil {
 		return err
 	}
@@ -94,6 +102,23 @@ func (s *session) begin(ctx context.Context) (*site, view, error) {
 	return site, v, nil
 }
 
+// admitWhile looks at the site while the tree is read. What is wrong with the tree is said and nothing else: it is what the user can
+// mend.
+func (s *session) admitWhile(ctx context.Context, cancel func(), read func() error) (site *site, v view, err error) {
+	var admission errgroup.Group
+	admission.Go(func() (err error) {
+		site, v, err = s.admit(ctx)
+		return err
+	})
+	if err := read(); err != nil {
+		cancel()
+		_ = admission.Wait()
+		return nil, view{}, err
+	}
+	err = admission.Wait()
+	return site, v, err
+}
+
 // admit looks at the site before anything is uploaded, says what there is to be warned of, and refuses where a deploy could not
 // go out.
 func (s *session) admit(ctx context.Context) (*site, view, error) {
@@ -101,6 +126,7 @@ func (s *session) admit(ctx context.Context) (*site, view, error) {
 	if err != nil {
 		return nil, view{}, err
 	}
+	s.say("scanning %s", s.arg)
 	v.doubt(s.console)
 	if err := v.usable(s.force); err != nil {
 		return nil, view{}, err

@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"s3pulldeploy/internal/config"
 	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/release"
@@ -45,29 +43,21 @@ type parcel struct {
 }
 
 // deployPacked makes a packed release of a directory and moves the fleet to it.
-func (s *session) deployPacked(ctx context.Context) error {
-	began := time.Now()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var site *site
-	var v view
-	var admission errgroup.Group // while the tree is read
-	looked := time.Now()
-	admission.Go(func() (err error) {
-		site, v, err = s.admit(ctx)
+func (s *session) deployPacked(ctx context.Context, cancel func()) error {
+	began := time.Now() // before anything was read from the bucket, too
+	c := openCache(s.cfg.Scope(), s.arg)
+	var tree *packedTree
+	site, v, err := s.admitWhile(ctx, cancel, func() (err error) {
+		index := c.loadIndex()
+		if tree, err = scanPacked(s.arg, s.cfg, index); err == nil {
+			c.saveIndex(index)
+		}
 		return err
 	})
-	c := openCache(s.cfg.Scope(), s.arg)
-	index := c.loadIndex()
-	tree, err := scanPacked(s.arg, s.cfg, index)
-	if err != nil {
-		cancel()
-		_ = admission.Wait() // what is wrong with the tree is what the user can mend
-		return err
+	if tree != nil {
+		defer tree.Close()
 	}
-	defer tree.Close()
-	c.saveIndex(index)
-	if err := admission.Wait(); err != nil {
+	if err != nil {
 		return err
 	}
 	for _, w := range tree.Warnings {
@@ -76,7 +66,7 @@ func (s *session) deployPacked(ctx context.Context) error {
 	if err := v.older(); err != nil {
 		return err
 	}
-	p := &parcel{site: site, cache: c, tree: tree, before: v.Pointer.Release, looked: looked, anew: s.force}
+	p := &parcel{site: site, cache: c, tree: tree, before: v.Pointer.Release, looked: began, anew: s.force}
 	p.standing = sync.OnceValues(func() (map[string]standingPack, error) { return standingPacks(ctx, site.store) })
 	if err := s.compare(ctx, p, v); err != nil {
 		return err

@@ -22,7 +22,7 @@ func (s *session) progress(total int64, counts func() store.Counts) (stop func()
 	finish := func() {}
 	if s.bar {
 		bar := progressbar.NewOptions64(max(total, 1), progressbar.OptionSetWriter(s.stderr), progressbar.OptionShowBytes(true),
-			progressbar.OptionSetPredictTime(true), progressbar.OptionClearOnFinish(), progressbar.OptionSetWidth(30))
+			progressbar.OptionShowCount(), progressbar.OptionSetPredictTime(true), progressbar.OptionClearOnFinish(), progressbar.OptionSetWidth(30))
 		every, show = drawEvery, func(sent int64) { _ = bar.Set64(sent) } // a terminal that is gone stops no push
 		finish = func() { _ = bar.Clear() }
 	}

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -131,14 +133,67 @@ func (g *glass) String() string {
 // await waits until the terminal shows a text, and nowhere another.
 func (g *glass) await(t *testing.T, text, other string) {
 	t.Helper()
+	g.awaitThat(t, fmt.Sprintf("%q without %q", text, other), func(shown string) bool {
+		return strings.Contains(shown, text) && !strings.Contains(shown, other)
+	}, func() {})
+}
+
+// drawn is all that was ever written.
+func (g *glass) drawn() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return string(g.raw)
+}
+
+// awaitThat waits until the terminal shows something, and then lets go, also where that never comes.
+func (g *glass) awaitThat(t *testing.T, what string, holds func(shown string) bool, then func()) {
+	t.Helper()
+	defer then()
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		shown := g.String()
-		if strings.Contains(shown, text) && !strings.Contains(shown, other) {
+		if holds(shown) {
 			return
 		}
 		if time.Since(began) > time.Minute {
-			t.Fatalf("no %q without %q on\n%s", text, other, shown)
+			t.Fatalf("no %s on\n%s", what, shown)
 		}
+	}
+}
+
+// The whole of a push on a terminal; what instances do is in TestARolloutsInstancesAreDrawnInPlace.
+func TestAPushOnATerminalShowsHowFarAndHowFastItUploads(t *testing.T) {
+	r := newPackedRig(t, map[string]string{"big": noise(1, 9<<20)})
+	g := newGlass(t, 24)
+	var packs atomic.Int64
+	seen := make(chan struct{})
+	r.wire.lets(func(request string, _ *http.Request) bool {
+		if strings.HasPrefix(request, "PUT") && strings.Contains(request, "/shop/p/") && packs.Add(1) == 2 {
+			<-seen
+		}
+		return true
+	})
+	ended := make(chan int, 1)
+	go func() {
+		ended <- Main(t.Context(), []string{"-config=" + r.config, "-deploy=" + r.dir}, strings.NewReader(""), g.stream, g.stream)
+	}()
+	bar := regexp.MustCompile(`\d% \|.*\| \(\d[\d.]*( kB)?/9\.4 MB, \d[\d.]* [kM]?B/s\)`)
+	g.awaitThat(t, bar.String(), func(string) bool { return bar.MatchString(g.drawn()) }, func() { close(seen) })
+	if code := <-ended; code != exitDone {
+		t.Errorf("exit code %d", code)
+	}
+	g.close()
+	story := `^shop in \S+, .*, no instance live yet
+scanning \S+
+uploading 1 new file of \S+, 9\.4 MB before compression
+uploaded in .*
+published \S+ as sequence \d+
+\S+ is published: 1 file \(.*\) new; no instance is live, the first one will bring it up
+$`
+	if said := g.String(); !regexp.MustCompile(story).MatchString(said) {
+		t.Errorf("the screen shows\n%s\nwant\n%s", said, story)
+	}
+	if colour := regexp.MustCompile(`\x1b\[[\d;]*m`).FindString(g.drawn()); colour != "" { // with NO_COLOR or without
+		t.Errorf("a colour: %q", colour)
 	}
 }
 
