@@ -11,6 +11,7 @@ import (
 
 	"s3pulldeploy/internal/fleet"
 	"s3pulldeploy/internal/store"
+	"s3pulldeploy/internal/table"
 )
 
 // namespace begins the name of each of our metrics.
@@ -109,6 +110,7 @@ var (
 	descRequests  = desc("s3_requests_total", "Requests to S3 since the settings were read.")
 	descSent      = desc("s3_sent_bytes_total", "Bytes of request bodies to S3.")
 	descReceived  = desc("s3_received_bytes_total", "Bytes of response bodies from S3.")
+	descAsked     = desc("table_requests_total", "Requests to the table since the settings were read.", "kind")
 	descMemory    = desc("opcache_memory_bytes", "Opcache's shared memory.", "pool", "kind")
 	descKeys      = desc("opcache_keys", "Keys in opcache.", "pool")
 	descMaxKeys   = desc("opcache_max_keys", "Keys that opcache has room for.", "pool")
@@ -151,6 +153,12 @@ func (l live) Collect(out chan<- prometheus.Metric) {
 		c := b.Counts()
 		for d, v := range map[*prometheus.Desc]int64{descRequests: c.Requests, descSent: c.Sent, descReceived: c.Received} {
 			out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
+		}
+	}
+	if t, ok := a.p.Table.(interface{ Counts() table.Counts }); ok {
+		c := t.Counts()
+		for kind, v := range map[string]int64{"read": c.Reads, "write": c.Writes} {
+			out <- prometheus.MustNewConstMetric(descAsked, prometheus.CounterValue, float64(v), kind)
 		}
 	}
 	l.collectPools(a, gauge)

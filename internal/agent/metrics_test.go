@@ -49,9 +49,13 @@ func TestMetricsTellOfARollout(t *testing.T) {
 		r.push(r2)
 		r.until("abort", time.Minute, func() bool { return r.head().State == fleet.Abort })
 		b.says("serving", 10*time.Second, true)
+		if _, err := r.ledger().Freeze(t.Context(), r.head(), fleet.Freeze{By: "ann", Why: "sale"}); err != nil {
+			t.Fatal(err)
+		}
+		b.says("frozen", 10*time.Second, true)
 		got := scrape(t, b.metrics)
 		for name, want := range map[string]float64{
-			"healthy": 1, "ready": 1, "behind": 0, "isolated": 0, "epoch_open": 0, "head_epoch": 2, "serving_epoch": 1,
+			"healthy": 1, "ready": 1, "behind": 0, "isolated": 0, "epoch_open": 0, "frozen": 1, `problem{part="release"}`: 1, "head_epoch": 2, "serving_epoch": 1,
 			`votes_total{vote="yes"}`: 1, `votes_total{vote="no"}`: 1, `flips_total{result="ok"}`: 1, `flips_total{result="failed"}`: 0,
 			`settle_total{result="ok"}`: 1, `step_duration_seconds_count{result="ok",step="stage"}`: 1,
 			`step_duration_seconds_count{result="failed",step="stage"}`:                                                   1,

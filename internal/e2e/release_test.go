@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -175,8 +176,43 @@ func opcache(t *testing.T, w *world) {
 		}
 		probe(t, web.LocalURL, o.Release)
 	}
+	measured(t, a, web.LocalURL)
 	if n := a.logged("msg=opcache"); n < 3 || a.logged("cold=\"\"") != n {
 		t.Errorf("%d warm-ups in the log, and not all of them warm", n)
+	}
+}
+
+// measured looks at each family of metrics of an agent after three rollouts, the last of which is live now.
+func measured(t *testing.T, a *agent, pool string) {
+	t.Helper()
+	_, text, err := a.ask("/metrics")
+	check(t, err)
+	got := map[string]float64{}
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if v, err := strconv.ParseFloat(value, 64); err == nil {
+			got[strings.TrimPrefix(name, "s3_pull_deploy_")] = v
+		}
+	}
+	now, pool := float64(time.Now().Unix()), fmt.Sprintf("pool=%q", pool)
+	const most = 1e12
+	for name, within := range map[string][2]float64{
+		`step_duration_seconds_count{result="ok",step="inspect"}`: {3, most}, `step_duration_seconds_count{result="ok",step="stage"}`: {3, most},
+		`step_duration_seconds_count{result="ok",step="flip"}`: {3, 3}, `step_duration_seconds_count{result="ok",step="settle"}`: {3, most},
+		`votes_total{vote="yes"}`: {3, 3}, `votes_total{vote="no"}`: {0, 0}, `flips_total{result="ok"}`: {3, 3}, `flips_total{result="failed"}`: {0, 0},
+		`settle_total{result="ok"}`: {3, most}, "healthy": {1, 1}, "frozen": {0, 0},
+		"s3_requests_total": {3, most}, "s3_received_bytes_total": {100, most}, "s3_sent_bytes_total": {0, 0},
+		`table_requests_total{kind="read"}`: {10, most}, `table_requests_total{kind="write"}`: {10, most},
+		"opcache_up{" + pool + "}": {1, 1}, `opcache_memory_bytes{kind="used",` + pool + "}": {1e6, most}, `opcache_memory_bytes{kind="free",` + pool + "}": {1e6, most},
+		"opcache_keys{" + pool + "}": {3, most}, "opcache_max_keys{" + pool + "}": {100, most},
+		"pointer_read_timestamp_seconds": {now - 60, now + 2}, "table_answer_timestamp_seconds": {now - 60, now + 2},
+	} {
+		if v, ok := got[name]; !ok || v < within[0] || v > within[1] {
+			t.Errorf("metric %s is %v (there: %v), want %v", name, v, ok, within)
+		}
+	}
+	if strings.Contains(text, "s3_pull_deploy_problem{") {
+		t.Errorf("metrics tell of a problem where there is none:\n%s", text)
 	}
 }
 
