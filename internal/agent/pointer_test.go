@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,6 +54,34 @@ func TestPointerThatCannotBeReadIsShownUntilItCan(t *testing.T) {
 		}
 		r.bucket.through(nil)
 		b.says("pointer:", 10*time.Second, false)
+	})
+}
+
+// S3 takes connections and answers nothing: that is said soon, each poll is another try, and the first that is answered is all that it
+// takes.
+func TestPointerReadThatHangsIsSaidAndTriedAtTheNextPoll(t *testing.T) {
+	bubble(t, func(r *rig) {
+		b := r.boot("i-1")[0]
+		r.push(r1)
+		r.live(r1, 15*time.Second, b)
+		var tries atomic.Int32
+		r.bucket.through(func(ctx context.Context, _ string) error {
+			tries.Add(1)
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		b.says("pointer: read pointer: S3 unavailable: no answer within 10s", 5*time.Second+pointerTime+time.Second, true)
+		time.Sleep(time.Minute)
+		if n := tries.Load(); n < 4 {
+			t.Errorf("%d tries in more than a minute", n)
+		}
+		if s := b.agent.Status(); !s.Healthy || !s.Ready {
+			t.Errorf("healthy %v, ready %v", s.Healthy, s.Ready)
+		}
+		r.bucket.through(nil)
+		r.push(r2)
+		r.live(r2, pointerTime+15*time.Second, b)
+		b.says("pointer:", time.Second, false)
 	})
 }
 

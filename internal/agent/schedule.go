@@ -94,6 +94,20 @@ type pointerReader struct {
 	err    string
 }
 
+// pointerTime bounds one poll of the pointer with its tries. A poll that waits keeps all others from being made, and says nothing.
+const pointerTime = 10 * time.Second
+
+// poll reads the pointer, in bounded time.
+func (p *pointerReader) poll(ctx context.Context, etag string) (store.Read, error) {
+	bounded, cancel := context.WithTimeout(ctx, pointerTime)
+	defer cancel()
+	r, err := p.bucket.Pointer(bounded, etag)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("read pointer: %w: no answer within %v", store.ErrUnavailable, pointerTime)
+	}
+	return r, err
+}
+
 // readPointer reads the pointer, unless it is unchanged, and lets the loop offer it to the node.
 func (a *Agent) readPointer(ctx context.Context) {
 	type known struct {
@@ -111,7 +125,7 @@ func (a *Agent) readPointer(ctx context.Context) {
 	var r store.Read
 	err := failpoint.Hit("A1")
 	if err == nil {
-		r, err = a.pointer.bucket.Pointer(ctx, k.etag)
+		r, err = a.pointer.poll(ctx, k.etag)
 	}
 	if ctx.Err() != nil {
 		return

@@ -22,6 +22,7 @@ import (
 
 const (
 	maxPointer   = 4096             // bytes, signatures included
+	pointerStall = 4 * time.Second  // of one try to read it: S3 answers in some 50 ms
 	readBackTime = 10 * time.Second // to find out what became of a write
 )
 
@@ -50,7 +51,7 @@ func (s *Store) pointer(ctx context.Context, etag string) (Read, error) {
 	if etag != "" {
 		in.IfNoneMatch = quoted(etag)
 	}
-	out, err := s.client.GetObject(ctx, in, quiet)
+	out, err := s.client.GetObject(impatient(ctx, pointerStall), in, quiet)
 	if err != nil {
 		var resp *smithyhttp.ResponseError
 		var read Read

@@ -41,7 +41,7 @@
 // file. Everything is refused before more than its known or largest size is read. What names and texts mean is
 // package release's business.
 //
-// Time. There is no total limit on a transfer; a request in which no byte moves for 30 seconds is
+// Time. There is no total limit on a transfer; a request in which no byte moves for 30 seconds (4 where it reads the pointer) is
 // given up. Requests are repeated up to five times when the network, a throttle or the server is
 // the reason; a reader whose connection breaks goes on from where it was.
 //

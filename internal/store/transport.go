@@ -23,6 +23,22 @@ type transport struct {
 // wallKey is where a context has the end that the wall clock sets.
 type wallKey struct{}
 
+// patienceKey is where a context has how long its requests may stand still.
+type patienceKey struct{}
+
+// impatient makes requests give up sooner than others do: of something small, no answer is a connection that died, and a new one helps.
+func impatient(ctx context.Context, limit time.Duration) context.Context {
+	return context.WithValue(ctx, patienceKey{}, limit)
+}
+
+// patience is how long a request may stand still.
+func (t *transport) patience(ctx context.Context) time.Duration {
+	if limit, ok := ctx.Value(patienceKey{}).(time.Duration); ok {
+		return limit
+	}
+	return t.limit
+}
+
 // onTheWall makes requests end at a time of the wall clock too. A context's own deadline stands still while the machine sleeps.
 func onTheWall(ctx context.Context, end time.Time) context.Context {
 	return context.WithValue(ctx, wallKey{}, end.Round(0))
@@ -35,8 +51,9 @@ func (t *transport) Do(req *http.Request) (*http.Response, error) {
 	}
 	t.requests.Add(1)
 	ctx, cancel := context.WithCancelCause(req.Context())
-	w := &watch{limit: t.limit, ctx: ctx, cancel: cancel}
-	w.timer = time.AfterFunc(t.limit, func() { cancel(&stallError{t.limit}) })
+	limit := t.patience(ctx)
+	w := &watch{limit: limit, ctx: ctx, cancel: cancel}
+	w.timer = time.AfterFunc(limit, func() { cancel(&stallError{limit}) })
 
 	req = req.WithContext(ctx)
 	if req.Body != nil && req.Body != http.NoBody {

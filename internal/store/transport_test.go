@@ -49,6 +49,12 @@ func get(t *testing.T) *http.Request {
 	return req
 }
 
+// hangs answers nothing until a request is given up.
+func hangs(req *http.Request) (*http.Response, error) {
+	<-req.Context().Done()
+	return nil, req.Context().Err()
+}
+
 func wantStall(t *testing.T, err error) {
 	t.Helper()
 	var stall *stallError
@@ -59,10 +65,7 @@ func wantStall(t *testing.T, err error) {
 
 func TestAnswerThatNeverComesIsAStall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tr := &transport{limit: stallLimit, next: doer(func(req *http.Request) (*http.Response, error) {
-			<-req.Context().Done()
-			return nil, req.Context().Err()
-		})}
+		tr := &transport{limit: stallLimit, next: doer(hangs)}
 		start := time.Now()
 		_, err := tr.Do(get(t))
 		wantStall(t, err)
@@ -145,15 +148,34 @@ func TestUploadIsCutWhenItStandsStillAndNeverWhileItMoves(t *testing.T) {
 func TestStallIsTriedAgainAndThenUnavailable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := Options{Config: configWith("k", "s"), Bucket: "b", Site: "promo"}
-		o.Config.HTTPClient = doer(func(req *http.Request) (*http.Response, error) {
-			<-req.Context().Done()
-			return nil, req.Context().Err()
-		})
+		o.Config.HTTPClient = doer(hangs)
 		s := New(o)
-		_, err := s.Pointer(t.Context(), "")
+		_, err := s.List(t.Context(), rel)
 		wantErr(t, err, ErrUnavailable, "S3 unavailable: no byte moved for 30s")
 		if n := s.Counts().Requests; n != attempts {
 			t.Errorf("%d tries, want %d", n, attempts)
+		}
+	})
+}
+
+// A pointer is polled, and what waits for it is a rollout: a connection that died costs seconds, not half a minute.
+func TestPointerReadThatHangsIsTriedAgainSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := Options{Config: configWith("k", "s"), Bucket: "b", Site: "promo"}
+		tries := 0
+		o.Config.HTTPClient = doer(func(req *http.Request) (*http.Response, error) {
+			if tries++; tries == 1 {
+				return hangs(req)
+			}
+			return &http.Response{StatusCode: 200, Header: http.Header{"Etag": {`"e"`}}, Body: io.NopCloser(strings.NewReader("r1\n1\n1"))}, nil
+		})
+		began := time.Now()
+		read, err := New(o).Pointer(t.Context(), "")
+		if err != nil || string(read.Text) != "r1\n1\n1" || tries != 2 {
+			t.Errorf("read %+v, %v in %d tries", read, err, tries)
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("it took %v", took)
 		}
 	})
 }
