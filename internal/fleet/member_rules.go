@@ -90,7 +90,7 @@ func (n *Node) decided(t Commitment) bool {
 		err = n.save()
 	}
 	if err != nil {
-		n.state.Decision = was
+		n.state.Decision, n.state.Failed = was, t.Epoch // told like a flip that failed: the epoch need not wait for its time
 		n.unfit(err)
 		return false
 	}

@@ -47,6 +47,10 @@ func TestMachineThatCannotSaveItsStateIsLeftOutWithItsReason(t *testing.T) {
 				if v := sick.see(); v.Ready || v.Flipped.Release != "r1" {
 					t.Errorf("ready %v on %s", v.Ready, v.Flipped.Release)
 				}
+				r.until("the epoch is over without it", 15*time.Second, func() bool {
+					h := r.head()
+					return h.State == fleet.Done && h.Good.Release == "r2"
+				})
 				time.Sleep(time.Minute)
 				sick.set(func() { sick.journal = nil })
 				r.live("r2", time.Minute, ids(10)...)
