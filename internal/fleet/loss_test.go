@@ -1,6 +1,7 @@
 package fleet_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -150,6 +151,70 @@ func TestACommitOvertakenByTheNextPushHasItsLogAndIsGood(t *testing.T) {
 		}
 		if len(logs) != 3 || logs[1].Release != "r2" || logs[1].Outcome != "done" {
 			t.Errorf("logs %+v, want one for each of three epochs", logs)
+		}
+	})
+}
+
+// lapses answers every other eventually consistent read of the head with what it was some changes ago.
+type lapses struct {
+	fleet.Table
+	past  fleet.Table
+	reads int
+	older int // answers that were not what the head is
+}
+
+func (l *lapses) Get(ctx context.Context, k fleet.Key, strong bool) (fleet.Item, error) {
+	now, err := l.Table.Get(ctx, k, strong)
+	if strong || k.Sort != "head" {
+		return now, err
+	}
+	if l.reads++; l.reads%2 == 0 {
+		return now, err
+	}
+	before, err := l.past.Get(ctx, k, false)
+	if before["beat"] != now["beat"] {
+		l.older++
+	}
+	return before, err
+}
+
+// Whoever reads an older head after a newer one goes by the newer, and a newcomer never serves what the fleet has left (F34).
+func TestReadsOfThePastMoveNobodyBack(t *testing.T) {
+	fleetTest(t, func(r *rig) {
+		tables := map[string]*lapses{}
+		start := func(id string) {
+			tables[id] = &lapses{Table: r.mem, past: r.mem.Past(5)}
+			b := r.box(id)
+			b.table, b.stageTime = tables[id], 2*time.Second
+			b.boot()
+		}
+		for _, id := range ids(3) {
+			start(id)
+		}
+		r.push("r1")
+		r.live("r1", time.Minute, ids(3)...)
+		r.push("r2")
+		r.until("the commit", time.Minute, func() bool { h := r.head(); return h.Epoch == 2 && h.State == fleet.Commit })
+		start("late")
+		r.live("r2", time.Minute, append(ids(3), "late")...)
+		r.push("r3")
+		r.live("r3", time.Minute, append(ids(3), "late")...)
+		if h := r.head(); h.Epoch != 3 {
+			t.Errorf("it took %d epochs", h.Epoch)
+		}
+		for id, b := range r.all {
+			want := 3
+			if id == "late" {
+				want = 2
+			}
+			b.set(func() {
+				if len(b.flips) != want || id == "late" && b.first != "r2" {
+					t.Errorf("%s flipped %d times, first to %s", id, len(b.flips), b.first)
+				}
+				if tables[id].older == 0 {
+					t.Errorf("%s read no older head: the test shows nothing", id)
+				}
+			})
 		}
 	})
 }

@@ -60,6 +60,7 @@ type box struct {
 	spoilt     map[release.ID]error // releases that fail their check here
 	onRollback error                // a reason of the machine why a rollback cannot be staged
 	settleTime time.Duration
+	clock      boxClock
 	journal    func(fleet.State) error // fails to save
 	hook       *hook                   // fleet_once
 	stays      bool                    // health_check.rollback: false
@@ -118,6 +119,19 @@ type bubbleClock struct{ start time.Time }
 func (c bubbleClock) Boot() time.Duration { return time.Since(c.start) + time.Hour }
 func (c bubbleClock) Now() time.Time      { return time.Now() }
 
+// boxClock is a machine's own: its wall clock may be off, its boot clock too fast. It is changed while the box stands still.
+type boxClock struct {
+	bubbleClock
+	off  time.Duration
+	rate float64 // of the boot clock; 0: 1
+}
+
+func (c *boxClock) Now() time.Time { return time.Now().Add(c.off) }
+
+func (c *boxClock) Boot() time.Duration {
+	return time.Duration(cmp.Or(c.rate, 1) * float64(c.bubbleClock.Boot()))
+}
+
 func (r *rig) log() *slog.Logger {
 	var w io.Writer = io.Discard
 	if os.Getenv("RIG_LOG") != "" {
@@ -135,7 +149,7 @@ func (r *rig) token() string {
 
 // box makes a machine that is off.
 func (r *rig) box(id string) *box {
-	b := &box{r: r, id: id, disk: map[release.ID]bool{}, stageTime: 200 * time.Millisecond, table: r.table}
+	b := &box{r: r, id: id, disk: map[release.ID]bool{}, stageTime: 200 * time.Millisecond, table: r.table, clock: boxClock{bubbleClock: bubbleClock{r.start}}}
 	r.all[id] = b
 	return b
 }
@@ -151,7 +165,7 @@ func (b *box) boot() {
 	b.stop, b.done, b.events, b.busy = cancel, make(chan struct{}), make(chan func(), 16), nil
 	b.node = fleet.NewNode(fleet.Options{
 		Scope: scope, Instance: b.id, Group: cmp.Or(b.group, "web"), Rollback: !b.stays, Once: b.hook != nil, TableDate: b.r.date, Zone: "a", Version: "test", Incarnation: b.r.token(),
-		Ledger: fleet.NewLedger(b.table, scope, b.r.token), Journal: b, State: b.state, Clock: bubbleClock{b.r.start},
+		Ledger: fleet.NewLedger(b.table, scope, b.r.token), Journal: b, State: b.state, Clock: &b.clock,
 		Random: func() float64 { return 0.5 }, PollInterval: time.Second, PrepareTimeout: 10 * time.Minute, LookAgain: 30 * time.Second,
 		Log: b.r.log().With("box", b.id),
 	})
@@ -261,7 +275,7 @@ func (b *box) pursue(w fleet.Want) {
 			b.node.Staged(w, b.refuse, b.machine)
 		})
 	case fleet.Flip:
-		after(max(0, w.At-bubbleClock{b.r.start}.Boot()), func() {
+		after(max(0, w.At-b.clock.Boot()), func() {
 			if !b.disk[w.Commit.Release] {
 				b.node.FlipDone(w, time.Now(), errors.New("not on disk"))
 				return
