@@ -220,11 +220,14 @@ func tableThrottles(t *testing.T, w *world) {
 	b.wantEpochs(epoch, 1)
 }
 
-// pointerReplyLost: the pointer is written and push does not hear of it (F3). It finds its own pointer, and is done.
+// pointerReplyLost: the pointer is written and push does not hear of it (F3). It finds its own pointer, and is done. The table takes its
+// time besides, more than an agent gives it.
 func pointerReplyLost(t *testing.T, w *world) {
 	b := breakSite(t, w, 1)
 	m := b.between()
-	b.write("push.yml", b.settings(m.URL, w.dynamodb))
+	table := testenv.NewProxy(t, w.dynamodb)
+	table.Delay(2500 * time.Millisecond)
+	b.write("push.yml", b.settings(m.URL, table.URL()))
 	var writes atomic.Int64
 	m.breaks(func(_ http.ResponseWriter, r *http.Request, key string) bool {
 		if r.Method != http.MethodPut || key != "latest-deploy" || writes.Add(1) > 1 {

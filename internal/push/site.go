@@ -24,6 +24,9 @@ import (
 // when nothing happens. By the two clocks, so it decides nothing but whether to wait.
 const liveWithin = 3 * time.Minute
 
+// tableTime is how long a request to the table may take: a push that fails must be started again by a person, who would rather wait.
+const tableTime = 10 * time.Second
+
 // site is one site's bucket and table, as this account reaches them.
 type site struct {
 	cfg    *config.Config
@@ -57,7 +60,7 @@ func (s *session) open(ctx context.Context) (*site, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := table.NewDynamo(table.Options{Config: aws, Endpoint: c.Endpoints.DynamoDB, Name: c.Table})
+	t := table.NewDynamo(table.Options{Config: aws, Endpoint: c.Endpoints.DynamoDB, Name: c.Table, Timeout: tableTime})
 	return &site{
 		cfg: c, table: t, ledger: fleet.NewLedger(t, c.Scope(), rand.Text), region: aws.Region, who: who, keys: keys,
 		store: store.New(store.Options{

@@ -20,9 +20,9 @@ import (
 	"s3pulldeploy/internal/fleet"
 )
 
-// Bounds of a request. DynamoDB answers in some 5 ms, and the agent's loop may not stand still.
+// Bounds of a request. DynamoDB answers in some 5 ms.
 const (
-	requestTimeout = 2 * time.Second        // one request with its second attempt
+	requestTimeout = 2 * time.Second        // see Options
 	attempts       = 2                      // the first one included
 	backoff        = 100 * time.Millisecond // at most, before the second attempt
 )
@@ -32,6 +32,8 @@ type Options struct {
 	Config   aws.Config // credentials, region and HTTP client; its retry settings are not used
 	Endpoint string     // empty: Amazon's own for the region
 	Name     string     // the table's name
+
+	Timeout time.Duration // of one request with its second attempt; 0: two seconds, since the agent's loop may not stand still
 }
 
 // Dynamo is a DynamoDB table as [fleet.Table]. It is safe for concurrent use.
@@ -65,7 +67,7 @@ func NewDynamo(o Options) *Dynamo {
 			d.BaseEndpoint = &o.Endpoint
 		}
 	})
-	return &Dynamo{name: o.Name, client: client, timeout: requestTimeout, careful: retryer(
+	return &Dynamo{name: o.Name, client: client, timeout: cmp.Or(o.Timeout, requestTimeout), careful: retryer(
 		retry.NoRetryCanceledError{},
 		retry.RetryableError{}, // the SDK's word for a signature that was refused for its time
 		retry.RetryableErrorCode{Codes: retry.DefaultThrottleErrorCodes},

@@ -150,6 +150,9 @@ func TestARequestEndsByItselfAndThatIsNotTheCallersEnd(t *testing.T) {
 	if NewDynamo(Options{Config: cloud(t)}).timeout != 2*time.Second {
 		t.Error("the limit is 2 s")
 	}
+	if NewDynamo(Options{Config: cloud(t), Timeout: time.Minute}).timeout != time.Minute {
+		t.Error("the limit is not the one that was asked for")
+	}
 }
 
 func TestTheCallersEndIsTheErrorAndTheOutcomeUnknown(t *testing.T) {
