@@ -92,18 +92,6 @@ func (h *Host) Mend(service *Proxy) {
 	ip(h.net.t, h.space, "route", "del", "blackhole", service.host())
 }
 
-// Deafen loses everything on its way back from a service to the host: what the host sends arrives.
-func (h *Host) Deafen(service *Proxy) {
-	h.net.t.Helper()
-	ip(h.net.t, h.net.hub, "rule", "add", "from", service.host(), "to", h.addr, "blackhole")
-}
-
-// Hear ends a Deafen.
-func (h *Host) Hear(service *Proxy) {
-	h.net.t.Helper()
-	ip(h.net.t, h.net.hub, "rule", "del", "from", service.host(), "to", h.addr, "blackhole")
-}
-
 // Unplug takes the cable out: everything vanishes, and nobody is told. Plug puts it back.
 func (h *Host) Unplug() { ip(h.net.t, h.net.hub, "link", "set", h.port, "down") }
 

@@ -58,13 +58,6 @@ func TestHostsOfANetworkAreCutOffOneByOne(t *testing.T) {
 	a.Mend(first)
 	reach("mended", a, first, true)
 
-	a.Deafen(first)
-	reach("deaf", a, first, false)
-	reach("deaf for another service", a, second, true)
-	reach("another host", b, first, true)
-	a.Hear(first)
-	reach("hearing again", a, first, true)
-
 	a.Unplug()
 	reach("unplugged", a, first, false)
 	reach("another host", b, second, true)
