@@ -21,7 +21,6 @@ func TestDisks(t *testing.T) {
 		"two agents with one root or one state directory": sharedDirectories,
 		"a machine cloned with its state directory":       clonedMachine,
 		"one full disk of ten":                            oneFullDiskOfTen,
-		"an agent of 64 descriptors":                      fewDescriptors,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -132,20 +131,4 @@ func oneFullDiskOfTen(t *testing.T, w *world) {
 	}
 	s.live(10, files("three"))
 	serving(t, full, "three")
-}
-
-// fewDescriptors: a release of many files comes down through a few descriptors.
-func fewDescriptors(t *testing.T, w *world) {
-	s := newSite(t, w)
-	a := s.newAgent("i-0")
-	a.under = []string{"/usr/bin/prlimit", "--nofile=64:64"}
-	a.configure()
-	a.start()
-	s.awaitPhase(joinTime, "serve", a)
-	many := files("one")
-	for n := range 300 {
-		many[fmt.Sprintf("dir-%d/sub/%d.php", n%40, n)] = fmt.Sprint("file ", n)
-	}
-	s.live(1, many)
-	serving(t, a, "one")
 }
