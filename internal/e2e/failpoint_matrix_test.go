@@ -117,7 +117,7 @@ func TestAgentBrokenAtEachStep(t *testing.T) {
 
 // flips says whether a step is one of a committed release's way into service.
 func flips(step string) bool {
-	return slices.Contains([]string{"A17", "A18", "A19", "A20", "A21", "A22"}, step)
+	return slices.Contains([]string{"A16", "A17", "A18", "A19", "A20", "A21", "A22"}, step)
 }
 
 // breakAt breaks the first agent (or all) at a step while the next version is deployed, mends it, and wants all to be well.
@@ -149,6 +149,9 @@ func (b *broken) breakAt(step, action string, by way) {
 	b.await(healTime, fmt.Sprintf("failpoint %s=%s", step, action), func() string {
 		if slices.ContainsFunc(targets, func(a *agent) bool { return a.fired(step) > before[a] }) {
 			return ""
+		}
+		if !by.joins && b.pushing.failed() {
+			b.t.Fatalf("%s=%s: no agent has come there, and push has ended: %s", step, action, b.pushing)
 		}
 		return "no agent has come there"
 	})
@@ -189,6 +192,11 @@ func (b *broken) mend(a *agent, killed bool) {
 func (b *broken) rejoin(a *agent, list string) *witness {
 	b.t.Helper()
 	a.end()
+	for _, w := range b.witnesses {
+		if w.root == a.root {
+			w.end()
+		}
+	}
 	fresh := filepath.Join(a.dir, fmt.Sprintf("www-%d", time.Now().UnixNano()))
 	check(b.t, os.Mkdir(fresh, 0o755))
 	check(b.t, os.RemoveAll(filepath.Join(a.dir, "state")))

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -104,15 +105,36 @@ func (r result) String() string {
 // commandTime bounds every call: above what a lease and a lost coordinator cost together.
 const commandTime = 100 * time.Second
 
+// said is what a command has printed to stderr; it may be read while the command runs.
+type said struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (s *said) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(p)
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
 // call runs a command to its end.
-func (s *site) call(path string, args ...string) result {
+func (s *site) call(path string, args ...string) result { return s.run(&said{}, path, args...) }
+
+// run is call whose stderr can be read meanwhile.
+func (s *site) run(stderr *said, path string, args ...string) result {
 	ctx, cancel := context.WithTimeout(context.Background(), commandTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(parts.Environ(), "RUNTIME_DIRECTORY="+s.dir, "XDG_CACHE_HOME="+filepath.Join(s.dir, "cache"))
 	cmd.Env = append(cmd.Env, s.env...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	var stdout bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, stderr
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -122,8 +144,10 @@ func (s *site) call(path string, args ...string) result {
 }
 
 // push calls the push command with the site's settings. Any goroutine may.
-func (s *site) push(args ...string) result {
-	return s.call(s.world.push, append([]string{"-config=" + filepath.Join(s.dir, "push.yml")}, args...)...)
+func (s *site) push(args ...string) result { return s.pushSaying(&said{}, args...) }
+
+func (s *site) pushSaying(stderr *said, args ...string) result {
+	return s.run(stderr, s.world.push, append([]string{"-config=" + filepath.Join(s.dir, "push.yml")}, args...)...)
 }
 
 // outcome is what `push -json` prints of a rollout.
