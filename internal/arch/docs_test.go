@@ -4,35 +4,82 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 )
 
-// A row of the threat model that names a test is worth as much as that test: it must be there.
-func TestTheTestsThatSecurityNamesAreThere(t *testing.T) {
-	text, err := os.ReadFile("../../docs/security.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	named := regexp.MustCompile("`([a-z0-9]+)\\.((?:Test|Fuzz)[A-Za-z0-9]+)(/[^`]*)?`").FindAllStringSubmatch(string(text), -1)
-	if len(named) < 30 {
-		t.Errorf("only %d tests are named", len(named))
-	}
-	for _, n := range named {
-		files, err := filepath.Glob("../" + n[1] + "/*_test.go")
+// A row that names a test is worth as much as that test: it must be there.
+func TestTheTestsThatTheDocsNameAreThere(t *testing.T) {
+	named := regexp.MustCompile("`(?:([a-z0-9]+)\\.)?((?:Test|Fuzz)[A-Za-z0-9]+)(/[^`]*)?`")
+	for doc, least := range map[string]int{"security.md": 30, "protocol.md": 100, "development.md": 5} {
+		text, err := os.ReadFile("../../docs/" + doc)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var all strings.Builder
-		for _, f := range files {
-			code, err := os.ReadFile(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			all.Write(code)
+		found := named.FindAllStringSubmatch(string(text), -1)
+		if len(found) < least {
+			t.Errorf("docs/%s names only %d tests", doc, len(found))
 		}
-		if !strings.Contains(all.String(), "func "+n[2]+"(") || !strings.Contains(all.String(), `"`+strings.TrimPrefix(n[3], "/")) {
-			t.Errorf("docs/security.md names %s, which is not there", n[0])
+		for _, n := range found {
+			code := testsOf(t, n[1])
+			if !strings.Contains(code, "func "+n[2]+"(") || !strings.Contains(code, `"`+strings.TrimPrefix(n[3], "/")) {
+				t.Errorf("docs/%s names %s, which is not there", doc, n[0])
+			}
+		}
+	}
+}
+
+var testCode = map[string]string{} // by package
+
+// testsOf is the code of a package's tests; of all packages where none is named.
+func testsOf(t *testing.T, pkg string) string {
+	if code, ok := testCode[pkg]; ok {
+		return code
+	}
+	below := pkg
+	if pkg == "" {
+		below = "*"
+	}
+	files, err := filepath.Glob("../" + below + "/*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for _, f := range files {
+		code, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(code)
+	}
+	testCode[pkg] = all.String()
+	return testCode[pkg]
+}
+
+// Each fault of the matrix has a row, and each row a test.
+func TestEachFaultHasATest(t *testing.T) {
+	text, err := os.ReadFile("../../docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, faults, _ := strings.Cut(string(text), "\n## Faults\n")
+	rows := map[string]bool{}
+	for line := range strings.Lines(faults) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 6 || strings.HasPrefix(cells[1], "---") || strings.Contains(line, "shown by") {
+			continue
+		}
+		for _, number := range strings.Split(strings.TrimSpace(cells[1]), ", ") {
+			rows[number] = true
+		}
+		if !strings.Contains(cells[4], "`") {
+			t.Errorf("no test is named in %q", line)
+		}
+	}
+	for n := 1; n <= 44; n++ {
+		if number := "F" + strconv.Itoa(n); !rows[number] {
+			t.Errorf("%s has no row", number)
 		}
 	}
 }
