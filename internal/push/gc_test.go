@@ -419,7 +419,7 @@ func TestWhatAPushInFlightReliesOnStaysWhenItsReleaseIsDropped(t *testing.T) {
 	whole()
 }
 
-func TestACleanUpThatSleptDeletesNothing(t *testing.T) {
+func TestACleanUpThatSleptLeavesItsWorkToTheNext(t *testing.T) {
 	const grace = 8 * time.Second
 	for _, moment := range []string{" shop/p/", "/shop/p/"} { // at the list, or at the last look at a pack
 		r := newPackedRig(t, map[string]string{"a": "1"})
@@ -450,6 +450,11 @@ func TestACleanUpThatSleptDeletesNothing(t *testing.T) {
 		}
 		if packs := matching(r.objects(), "p/"); len(packs) < 2 || !slices.Contains(packs, "p/"+sum.String()) {
 			t.Errorf("%s: only %q are left", moment, packs)
+		}
+		r.age(aDay, "")
+		r.gc()
+		if packs := matching(r.objects(), "p/"); slices.Contains(packs, "p/"+sum.String()) {
+			t.Errorf("%s: nobody names the pack, and it is left among %q", moment, packs)
 		}
 		r.pull()
 	}
