@@ -274,18 +274,18 @@ func newerInCommit(t *testing.T, w *world) {
 // hangs: an agent whose loop does not go on says no WATCHDOG=1 any more (F70). What it serves stays; ended as systemd would
 // and started again, it catches up.
 func hangs(t *testing.T, w *world) {
-	const watchdog = 900 * time.Millisecond
+	const watchdog = 2 * time.Second
 	b := watchedSite(t, w)
 	first := b.breakAgent("i-0").notified(watchdog)
 	second := b.breakAgent("i-1")
 	b.begin()
-	steadyPings(t, b.site, first, watchdog)
+	b.await(joinTime, "pings", func() string { return missing(len(first.systemd.heard("WATCHDOG=1")), 3) })
 	second.arm("A2=error:the first one opens")
 	first.arm("A4=hang")
 	first.awaitFired("A4", 1)
 	hung := time.Now()
 	push := b.deployNext()
-	b.await(10*time.Second, "three watchdogs pass", func() string {
+	b.await(healTime, "three watchdogs pass", func() string {
 		if left := 3*watchdog - time.Since(hung); left > 0 {
 			return left.String()
 		}

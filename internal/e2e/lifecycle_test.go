@@ -57,7 +57,7 @@ func restartIsolated(t *testing.T, w *world) {
 
 // notifies: READY only when the committed release is live, status lines, and pings whatever a hook does.
 func notifies(t *testing.T, w *world) {
-	const watchdog = 900 * time.Millisecond
+	const watchdog = 3 * time.Second
 	s := newSite(t, w)
 	s.tree(files("one"))
 	if o, r := s.rollOut(0, "-deploy="+s.app); o.Outcome != "published" {
@@ -101,13 +101,13 @@ func notifies(t *testing.T, w *world) {
 	}
 }
 
-// steadyPings wants six pings in a row, none later than the watchdog allows.
+// steadyPings wants four pings in a row, none later than the watchdog allows.
 func steadyPings(t *testing.T, s *site, a *agent, watchdog time.Duration) {
 	t.Helper()
 	old := len(a.systemd.heard("WATCHDOG=1"))
 	s.await(10*watchdog, "pings during a hook", func() string {
-		if n := len(a.systemd.heard("WATCHDOG=1")) - old; n < 6 {
-			return fmt.Sprintf("%d of 6", n)
+		if n := len(a.systemd.heard("WATCHDOG=1")) - old; n < 4 {
+			return fmt.Sprintf("%d of 4", n)
 		}
 		return ""
 	})
