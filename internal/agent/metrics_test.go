@@ -101,7 +101,7 @@ func TestListenServesTheSameAsTheSocketOnThisMachineOnly(t *testing.T) {
 	}
 	none := func() *Agent { return nil }
 	stop := serveHTTP(l, statusHandler(none, NewMetrics(none), filepath.Join(t.TempDir(), "x")))
-	for path, want := range map[string]string{"/metrics": "s3_pull_deploy_votes_total", "/health": "starting", "/status": `"Line":"starting"`} {
+	for path, want := range map[string]string{"/metrics": "s3_pull_deploy_votes_total", "/health": "unhealthy", "/status": `"Line":"starting"`} {
 		resp, err := http.Get("http://" + l.Addr().String() + path)
 		if err != nil {
 			t.Fatal(err)

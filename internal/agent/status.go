@@ -138,7 +138,7 @@ func (a *Agent) judge(healthy bool) {
 	var err error
 	if healthy {
 		if err = os.MkdirAll(filepath.Dir(a.p.Verdict), 0o755); err == nil {
-			err = os.WriteFile(a.p.Verdict, []byte("healthy\n"), 0o644)
+			err = os.WriteFile(a.p.Verdict, []byte(word(true)+"\n"), 0o644)
 		}
 	} else if err = os.Remove(a.p.Verdict); errors.Is(err, os.ErrNotExist) {
 		err = nil
@@ -146,6 +146,14 @@ func (a *Agent) judge(healthy bool) {
 	if err != nil {
 		a.log.Warn("the web server will not know what to say without an agent", "healthy", healthy, "error", err)
 	}
+}
+
+// word is all that is said to who only asks how an instance is: it is passed on to the whole world.
+func word(healthy bool) string {
+	if healthy {
+		return "healthy"
+	}
+	return "unhealthy"
 }
 
 // Status returns the agent's last report; safe for concurrent use.
@@ -216,8 +224,8 @@ func listen(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// statusHandler answers /status (JSON), /health (200 or 503, and the status line) and /metrics for whichever agent current returns.
-// While there is none yet, the verdict's file says what the last one said.
+// statusHandler answers /status (JSON), /health (200 or 503, and a word) and /metrics for whichever agent current returns. While
+// there is none yet, the verdict's file says what the last one said.
 func statusHandler(current func() *Agent, metrics http.Handler, verdict string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
@@ -226,11 +234,11 @@ func statusHandler(current func() *Agent, metrics http.Handler, verdict string) 
 	})
 	mux.Handle("GET /metrics", metrics)
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
-		s := statusOf(current(), verdict)
-		if !s.Healthy {
+		healthy := statusOf(current(), verdict).Healthy
+		if !healthy {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
-		fmt.Fprintln(w, s.Line)
+		fmt.Fprintln(w, word(healthy)) // why is for those who may ask /status
 	})
 	return mux
 }

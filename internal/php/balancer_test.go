@@ -38,15 +38,17 @@ func hearTheAgent(t *testing.T, server testenv.PHPServer, name, before, line str
 	}
 	expect := func(when, want string) {
 		t.Helper()
-		if got := health(); !strings.HasPrefix(got, want) {
+		if got := health(); got != want {
 			t.Errorf("%s: %q, want %q", when, got, want)
 		}
 	}
-	expect("the site has no agent", "404 ")
+	if got := health(); !strings.HasPrefix(got, "404 ") {
+		t.Errorf("the site has no agent: %q", got)
+	}
 
 	agent := filepath.Join(server.Log, "promo")
 	reconfigure(t, filepath.Join(server.Log, name), before, fmt.Sprintf(line, agent)+before, func() bool { return !strings.HasPrefix(health(), "404") })
-	expect("never an agent since the boot", "503 no agent answers")
+	expect("never an agent since the boot", "503 unhealthy")
 
 	l, err := net.Listen("unix", agent+".sock")
 	if err != nil {
@@ -58,23 +60,23 @@ func hearTheAgent(t *testing.T, server testenv.PHPServer, name, before, line str
 	var status atomic.Int64
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(int(status.Load()))
-		fmt.Fprintln(w, r.URL.Path, "the status line")
+		fmt.Fprintln(w, r.URL.Path, "the agent's word")
 	})}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Serve(l) }()
 	t.Cleanup(func() { s.Close(); <-done })
 	for _, code := range []int64{200, 503} {
 		status.Store(code)
-		expect("the agent says so", fmt.Sprint(code, " /health the status line"))
+		expect("the agent says so", fmt.Sprint(code, " /health the agent's word"))
 	}
 	write(t, agent+".healthy", "")
-	expect("the file does not overrule the agent", "503 /health")
+	expect("the file does not overrule the agent", "503 /health the agent's word")
 	s.Close()
-	expect("no agent, whose last word was good", "200 no agent answers; healthy was its last word")
+	expect("no agent, whose last word was good", "200 healthy")
 	if err := os.Remove(agent + ".healthy"); err != nil {
 		t.Fatal(err)
 	}
-	expect("no agent, whose last word was bad", "503 no agent answers")
+	expect("no agent, whose last word was bad", "503 unhealthy")
 	if status, body, _ := get(t, server.URL+"/"); status != 200 {
 		t.Errorf("the site itself: %d %q", status, body)
 	}
