@@ -137,15 +137,33 @@ func (a *Agent) judge(healthy bool) {
 	a.judged, a.verdict = true, healthy
 	var err error
 	if healthy {
-		if err = os.MkdirAll(filepath.Dir(a.p.Verdict), 0o755); err == nil {
-			err = os.WriteFile(a.p.Verdict, []byte(word(true)+"\n"), 0o644)
-		}
+		err = leaveWord(a.p.Verdict)
 	} else if err = os.Remove(a.p.Verdict); errors.Is(err, os.ErrNotExist) {
 		err = nil
 	}
 	if err != nil {
 		a.log.Warn("the web server will not know what to say without an agent", "healthy", healthy, "error", err)
 	}
+}
+
+// leaveWord puts the verdict's file in its place. Agents with users of their own may write to the directory, and this one may be
+// root: so nothing that lies there is followed, written to or believed to be ours; what has the name is replaced.
+func leaveWord(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(word(true) + "\n")
+	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		err = errors.Join(err, os.Remove(f.Name()))
+	}
+	return err
 }
 
 // word is all that is said to who only asks how an instance is: it is passed on to the whole world.
@@ -218,10 +236,21 @@ func listen(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o666); err != nil { // to connect is to write
+	if err := openToAll(path); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
+}
+
+// openToAll lets every user connect to a socket, which is to write. Whatever else has come into its place since it was made is
+// left as it is: in the root of its own directory nothing leads out.
+func openToAll(path string) error {
+	dir, err := os.OpenRoot(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Chmod(filepath.Base(path), 0o666)
 }
 
 // statusHandler answers /status (JSON), /health (200 or 503, and a word) and /metrics for whichever agent current returns. While

@@ -244,6 +244,57 @@ func TestVerdictOutlivesTheAgent(t *testing.T) {
 	}
 }
 
+// Agents with users of their own write to the directory of sockets and last words, beside one that may be root.
+func TestWhatLiesInTheSharedDirectoryIsNeitherFollowedNorWrittenTo(t *testing.T) {
+	victim := filepath.Join(t.TempDir(), "shadow")
+	if err := os.WriteFile(victim, []byte("kept"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	untouched := func(when string) {
+		t.Helper()
+		text, err := os.ReadFile(victim)
+		info, serr := os.Stat(victim)
+		if err = errors.Join(err, serr); err != nil || string(text) != "kept" || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %q with mode %v, %v", when, text, info.Mode(), err)
+		}
+	}
+	for how, plant := range map[string]func(victim, name string) error{"symbolic link": os.Symlink, "hard link": os.Link} {
+		path := filepath.Join(t.TempDir(), "promo.sock")
+		for _, name := range []string{path, verdictPath(path)} {
+			if err := plant(victim, name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a := &Agent{p: Parts{Verdict: verdictPath(path)}, log: logger()}
+		a.judge(true)
+		untouched("the last word over a " + how)
+		info, err := os.Lstat(a.p.Verdict)
+		if err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != 0o644 {
+			t.Errorf("over a %s the last word is %v, %v", how, info.Mode(), err)
+		}
+		stop, err := statusServer(path, func() *Agent { return a }, http.NotFoundHandler())
+		if err != nil {
+			t.Fatal(err)
+		}
+		untouched("the socket over a " + how)
+		// Somebody puts a link into its place between bind and chmod.
+		if err := errors.Join(os.Remove(path), os.Symlink(victim, path)); err != nil {
+			t.Fatal(err)
+		}
+		if err := openToAll(path); err == nil {
+			t.Error("the mode of what a link leads to is changed")
+		}
+		untouched("a link in the socket's place")
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		names, err := filepath.Glob(filepath.Join(filepath.Dir(path), ".new-*"))
+		if err != nil || len(names) > 0 {
+			t.Errorf("left behind: %q, %v", names, err)
+		}
+	}
+}
+
 func TestRestartedAgentIsHealthyBeforeTheTableAnswers(t *testing.T) {
 	bubble(t, func(r *rig) {
 		b := r.boot("i-1")[0]
