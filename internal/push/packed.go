@@ -49,9 +49,8 @@ func (s *session) deployPacked(ctx context.Context, cancel func()) error {
 	var tree *packedTree
 	site, v, err := s.admitWhile(ctx, cancel, func() (err error) {
 		index := c.loadIndex()
-		if tree, err = scanPacked(s.arg, s.cfg, index); err == nil {
-			c.saveIndex(index)
-		}
+		tree, err = scanPacked(s.arg, s.cfg, index)
+		c.saveIndex(index) // also of a tree that is refused: what was read need not be read again
 		return err
 	})
 	if tree != nil {

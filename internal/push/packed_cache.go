@@ -141,7 +141,7 @@ type statIndex struct {
 }
 
 const (
-	indexMagic  = "s3pdidx1"
+	indexMagic  = "s3pdidx2" // 1 had sums of files that were not looked into for keys
 	indexRecord = 5*8 + len(release.Sum{})
 )
 
@@ -197,12 +197,12 @@ func (x *statIndex) sum(e *packedEntry) (release.Sum, bool) {
 }
 
 // replace makes the index one of these files, which were looked at since the time began. Files so young that another write
-// might leave their times as they are stay out, to be read again.
+// might leave their times as they are stay out, to be read again; so do those with a private key, to be found again.
 func (x *statIndex) replace(entries []*packedEntry, began time.Time) {
 	sums := make(map[statKey]release.Sum, len(entries))
 	limit := began.Add(-x.racy).UnixNano()
 	for _, e := range entries {
-		if e.Kind == release.File && e.seen && max(e.key.MtimeNS, e.key.CtimeNS) < limit {
+		if e.Kind == release.File && e.seen && !e.hot && max(e.key.MtimeNS, e.key.CtimeNS) < limit {
 			sums[e.key] = e.Sum
 			if _, known := x.sums[e.key]; !known {
 				x.changed = true

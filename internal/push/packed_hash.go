@@ -69,8 +69,18 @@ func (h *hasher) read(e *packedEntry) error {
 	}
 	defer in.Close()
 	h.hash.Reset()
-	// A file as a bare reader: its own way of copying brings a buffer for each file.
-	n, err := io.CopyBuffer(h.hash, struct{ io.Reader }{in}, h.buffer)
+	head, err := io.ReadFull(in, h.buffer)
+	h.hash.Write(h.buffer[:head])
+	e.hot = head <= keyFile && holdsKey(e.Path, h.buffer[:min(head, keyHead)])
+	n := int64(head)
+	if err == io.EOF || err == io.ErrUnexpectedEOF { // that was all of it
+		err = nil
+	} else if err == nil {
+		var rest int64
+		// A file as a bare reader: its own way of copying brings a buffer for each file.
+		rest, err = io.CopyBuffer(h.hash, struct{ io.Reader }{in}, h.buffer)
+		n += rest
+	}
 	if err != nil {
 		return fmt.Errorf("read %q: %w", e.Path, err)
 	}

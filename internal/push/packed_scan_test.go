@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"s3pulldeploy/internal/config"
 	"s3pulldeploy/internal/release"
 )
 
@@ -38,6 +39,7 @@ func TestScanPackedRefuses(t *testing.T) {
 		"a name with a line break":       {map[string]string{"a\nb": "1"}, `"a\nb"`},
 		"a private key":                  {map[string]string{"id_rsa": "-----BEGIN OPENSSH PRIVATE KEY-----"}, `"id_rsa" is a private key`},
 		"an environment":                 {map[string]string{"d/.env": "1"}, `"d/.env" holds`},
+		"a private key by another name":  {map[string]string{"inc/data": aKey, "x": "1"}, `"inc/data" is a private key`},
 		"only directories":               {map[string]string{"e/": ""}, "nothing to deploy"},
 	}
 	for name, c := range cases {
@@ -165,6 +167,34 @@ func TestAFileThatChangesWhileItIsHashedIsNamed(t *testing.T) {
 			}
 		} else if err == nil || !strings.Contains(err.Error(), `file "d/unsteady" changed while it was read`) || e.Sum != (release.Sum{}) {
 			t.Errorf("%s: sum %s, %v", name, e.Sum, err)
+		}
+	}
+}
+
+func TestAPrivateKeyThatWasAllowedIsFoundAgain(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	dir := plant(t, map[string]string{"inc/data": aKey, "x": "1", "large": aKey + strings.Repeat("x", keyFile)})
+	c := openCache("b/s", dir)
+	for _, mode := range []string{config.Allow, config.Warn, config.Refuse} {
+		index := c.loadIndex()
+		index.racy = -time.Hour
+		tree, err := scanPacked(dir, &config.Config{Secrets: mode}, index)
+		c.saveIndex(index)
+		if mode == config.Refuse {
+			if err == nil || !strings.Contains(err.Error(), `"inc/data" is a private key`) {
+				t.Errorf("once it was allowed, it is no secret: %v", err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		tree.Close()
+		if warned := len(tree.Warnings) == 1; warned != (mode == config.Warn) {
+			t.Errorf("%s: warnings %q", mode, tree.Warnings)
+		}
+		if want := map[string]int{config.Allow: 3, config.Warn: 1}[mode]; tree.Hashed != want {
+			t.Errorf("%s: %d files were read, want %d", mode, tree.Hashed, want)
 		}
 	}
 }

@@ -50,6 +50,7 @@ type packedEntry struct {
 	info fs.FileInfo
 	key  statKey
 	seen bool // key says something
+	hot  bool // it holds a private key, as it turned out when it was read
 }
 
 // scanPacked reads the directory dir as the settings say. Files that the index knows are not read. The index is
@@ -60,7 +61,7 @@ func scanPacked(dir string, c *config.Config, index *statIndex) (*packedTree, er
 		err = fmt.Errorf("scan %q: %w", dir, errors.Unwrap(err))
 		return nil, kind{errUsage, advise(err, "-deploy takes the directory of the application, such as -deploy=app/")}
 	}
-	s := &packedScanner{scanner: &scanner{root: root, tree: &Tree{root: root}}, index: index}
+	s := &packedScanner{scanner: &scanner{root: root, tree: &Tree{root: root}, keys: map[string]bool{}}, index: index}
 	t, err := s.scan(c)
 	if err != nil {
 		root.Close()
@@ -95,6 +96,15 @@ func (s *packedScanner) scan(c *config.Config) (*packedTree, error) {
 		return nil, err
 	}
 	s.index.replace(s.entries, began)
+	for _, e := range s.entries {
+		if e.hot {
+			s.keys[e.Path] = true
+		}
+	}
+	if err := s.secrets(c.Secrets); err != nil {
+		return nil, err
+	}
+	slices.Sort(s.tree.Warnings)
 	t := &packedTree{Ignored: s.ignored, Warnings: s.tree.Warnings, Hashed: hashed, root: s.root}
 	t.large = map[string]fs.FileInfo{}
 	for _, e := range s.entries {
@@ -253,7 +263,7 @@ func (l *lateFile) Close() {
 	}
 }
 
-// check refuses what no release may have before any file is read.
+// check refuses what no release may have, before any file is read.
 func (s *packedScanner) check(c *config.Config) error {
 	var shape release.Manifest // the rules on links among each other are the manifest's
 	var regular []File
@@ -283,7 +293,5 @@ func (s *packedScanner) check(c *config.Config) error {
 	}
 	s.tree.warnOfCase()
 	s.tree.Files = regular
-	err := s.secrets(c.Secrets)
-	slices.Sort(s.tree.Warnings)
-	return err
+	return nil
 }

@@ -91,17 +91,42 @@ func (s *scanner) secrets(mode string) error {
 		"put it into "+ignoreFile+"; if it belongs into every release, set `secrets: warn` or `secrets: allow`")
 }
 
-// keyName is how files are called that are looked into for a private key, and keyMarks what gives one away: PEM and OpenSSH, PuTTY,
-// and what -keygen writes.
+// keyName is how files are called that are looked into for a private key to the end, in any case of letters, and keyMarks what
+// gives one away: PEM and OpenSSH, PuTTY, and what -keygen writes.
 var (
-	keyName  = regexp.MustCompile(`\.(pem|key|p8|ppk)$|^id_|_(rsa|dsa|ecdsa|ed25519)$`)
-	keyMarks = []string{"PRIVATE KEY-----", "PuTTY-User-Key-File-", "PRIVATE+KEY+"}
+	keyName  = regexp.MustCompile(`(?i)\.(pem|key|p8|ppk)$|^id_|_(rsa|dsa|ecdsa|ed25519)$`)
+	keyMarks = []string{"PRIVATE KEY-----", puttyKey, ownKey}
 )
+
+const (
+	puttyKey = "PuTTY-User-Key-File-"
+	ownKey   = "PRIVATE+KEY+"
+
+	keyHead = 4 << 10  // where a file of any name is looked into for a key
+	keyFile = 64 << 10 // and up to which size: keys are small
+)
+
+// A key in a file of any name is more than its first line, which programs that read keys have too: the key itself follows, perhaps
+// behind headers, on lines or in one text of JSON. In manual is where libraries show keys that are none.
+var (
+	keyBlock = regexp.MustCompile(`-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----(?:\s|\\r|\\n|[A-Za-z-]+: [^\n]*\n)+[A-Za-z0-9+/]{32}`)
+	manual   = regexp.MustCompile(`(?i)\.(md|markdown|rst|html?)$`)
+)
+
+// holdsKey says whether a small file of any name begins as one with a private key does; head are its first keyHead bytes.
+func holdsKey(name string, head []byte) bool {
+	if bytes.HasPrefix(head, []byte(puttyKey)) || bytes.HasPrefix(head, []byte(ownKey)) {
+		return true
+	}
+	return bytes.Contains(head, []byte(" PRIVATE KEY")) && keyBlock.Match(head) && !manual.MatchString(name)
+}
+
+const isKey = "is a private key"
 
 // secret says what secret a file looks like, or "".
 func (s *scanner) secret(f File) (string, error) {
 	base := path.Base(f.Path)
-	if suffix, ok := strings.CutPrefix(base, ".env"); ok {
+	if suffix, ok := strings.CutPrefix(strings.ToLower(base), ".env"); ok {
 		switch suffix {
 		case ".example", ".dist", ".sample", ".template": // made to be seen
 			return "", nil
@@ -109,6 +134,9 @@ func (s *scanner) secret(f File) (string, error) {
 		if suffix == "" || suffix[0] == '.' {
 			return "holds an environment's secrets", nil
 		}
+	}
+	if s.keys[f.Path] {
+		return isKey, nil
 	}
 	if !keyName.MatchString(base) {
 		return "", nil
@@ -125,7 +153,7 @@ func (s *scanner) secret(f File) (string, error) {
 	}
 	for _, mark := range keyMarks {
 		if bytes.Contains(text, []byte(mark)) {
-			return "is a private key", nil
+			return isKey, nil
 		}
 	}
 	return "", nil

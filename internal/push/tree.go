@@ -3,6 +3,7 @@ package push
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -44,7 +45,7 @@ func Scan(dir string, c *config.Config) (*Tree, error) {
 		err = fmt.Errorf("scan %q: %w", dir, errors.Unwrap(err))
 		return nil, kind{errUsage, advise(err, "-deploy takes the directory of the application, such as -deploy=app/")}
 	}
-	s := &scanner{root: root, tree: &Tree{root: root}}
+	s := &scanner{root: root, tree: &Tree{root: root}, keys: map[string]bool{}}
 	if err := s.scan(c); err != nil {
 		root.Close()
 		return nil, fmt.Errorf("scan %q: %w", dir, err)
@@ -96,6 +97,8 @@ type scanner struct {
 	ignore *release.Ignore
 	config *settings
 	above  []fs.FileInfo // the directories that lead to where the walk is
+	head   [keyHead]byte
+	keys   map[string]bool // files that hold a private key, whatever they are called
 }
 
 func (s *scanner) scan(c *config.Config) error {
@@ -221,6 +224,16 @@ func (s *scanner) file(name string) error {
 		return fmt.Errorf("more than %d files", release.MaxFiles)
 	}
 	s.tree.Files = append(s.tree.Files, File{Path: name, Size: info.Size(), ModTime: info.ModTime()})
+	if info.Size() > keyFile {
+		return nil
+	}
+	n, err := in.ReadAt(s.head[:], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read %q: %w", name, errors.Unwrap(err))
+	}
+	if holdsKey(name, s.head[:n]) {
+		s.keys[name] = true
+	}
 	return nil
 }
 

@@ -2,6 +2,7 @@ package push
 
 import (
 	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"s3pulldeploy/internal/config"
+	"s3pulldeploy/internal/testenv"
 )
 
 // plant makes a tree of files ("path": text), directories ("path/": "") and links ("path": "-> target").
@@ -114,6 +116,9 @@ func TestScanRefusesWhatNoReleaseMayHave(t *testing.T) {
 		"the stamp":                      {tree: map[string]string{"_cache.php": "1"}, config: config.Config{Stamp: "_cache.php"}, want: `"_cache.php" has the name of`},
 		"a shared directory with files":  {tree: map[string]string{"up/a/b": "1"}, config: config.Config{Shared: map[string]string{"up": "/efs"}}, want: `directory "up" is in`},
 		"an environment":                 {tree: map[string]string{"d/.env.local": "1"}, want: `"d/.env.local" holds`},
+		"an environment in capitals":     {tree: map[string]string{".ENV": "1"}, want: `".ENV" holds`},
+		"a private key in capitals":      {tree: map[string]string{"ID_RSA": "-----BEGIN OPENSSH PRIVATE KEY-----"}, want: `"ID_RSA" is a private key`},
+		"a private key by another name":  {tree: map[string]string{"inc/data": aKey}, want: `"inc/data" is a private key`},
 		"a private key":                  {tree: map[string]string{"id_rsa": "-----BEGIN OPENSSH PRIVATE KEY-----"}, want: `"id_rsa" is a private key`},
 		"a deploy key":                   {tree: map[string]string{"config/deploy_ed25519": "-----BEGIN OPENSSH PRIVATE KEY-----"}, want: `"config/deploy_ed25519" is a private key`},
 		"a key behind its certificate":   {tree: map[string]string{"tls.pem": "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n-----BEGIN EC PRIVATE KEY-----"}, want: `"tls.pem" is a private key`},
@@ -128,6 +133,65 @@ func TestScanRefusesWhatNoReleaseMayHave(t *testing.T) {
 				t.Errorf("error %v, want something with %q", err, c.want)
 			}
 		})
+	}
+}
+
+// aKey is a key as far as a look at it tells; nobody has the rest.
+const aKey = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtz\n"
+
+func TestPrivateKeysAreKnownByTheirContents(t *testing.T) {
+	body := strings.TrimPrefix(aKey, "-----BEGIN OPENSSH PRIVATE KEY-----\n")
+	for what, c := range map[string]struct {
+		name, text string
+		want       bool
+	}{
+		"OpenSSH":                        {"notes.txt", aKey, true},
+		"PKCS 8":                         {"a", "-----BEGIN PRIVATE KEY-----\r\n" + body, true},
+		"with a passphrase":              {"a", "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\n" + body, true},
+		"PGP":                            {"a.asc", "-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: GnuPG v2\n\n" + body, true},
+		"behind its certificate":         {"tls.crt", "-----BEGIN CERTIFICATE-----\n" + body + "-----END CERTIFICATE-----\n" + aKey, true},
+		"of a service account":           {"google.json", `{"private_key": "-----BEGIN PRIVATE KEY-----\n` + body + `"}`, true},
+		"in a string of PHP":             {"config.php", "<?php $key = <<<'EOD'\n" + aKey + "EOD;", true},
+		"PuTTY's":                        {"login", "PuTTY-User-Key-File-3: ssh-ed25519\n", true},
+		"our own":                        {"ci", "PRIVATE+KEY+promo-ci+1d6a0f9c+AZ", true},
+		"a certificate":                  {"tls.crt", "-----BEGIN CERTIFICATE-----\n" + body, false},
+		"a public key":                   {"a.pub", "-----BEGIN PUBLIC KEY-----\n" + body, false},
+		"a program that reads keys":      {"RSA.php", `<?php if (preg_match('#-----BEGIN RSA PRIVATE KEY-----#', $text)) $n = "-----BEGIN RSA PRIVATE KEY-----\r\n" . chunk_split($key);`, false},
+		"a program that reads PuTTY's":   {"PuTTY.php", "<?php\n$head = 'PuTTY-User-Key-File-';", false},
+		"a manual":                       {"vendor/firebase/php-jwt/README.md", aKey, false},
+		"a form to fill in":              {"a.sample", "-----BEGIN PRIVATE KEY-----\n...\n-----END PRIVATE KEY-----", false},
+		"text that the key lies deep in": {"dump.sql", strings.Repeat("-", keyHead) + aKey, false},
+	} {
+		if got := holdsKey(c.name, []byte(c.text)[:min(len(c.text), keyHead)]); got != c.want {
+			t.Errorf("%s: a private key %v, want %v", what, got, c.want)
+		}
+	}
+}
+
+// Trees that people deploy, whose libraries read keys, must not make them switch the look off.
+func TestDebiansTreesHoldNoSecrets(t *testing.T) {
+	for _, dir := range []string{"/usr/share/mediawiki", "/usr/share/wordpress"} {
+		root, err := os.OpenRoot(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			if strings.HasSuffix(dir, "mediawiki") { // only the bench needs it
+				continue
+			}
+			testenv.LeaveOut(t, err.Error())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer root.Close()
+		s := &scanner{root: root, tree: &Tree{root: root}, config: &settings{Config: &config.Config{}}, keys: map[string]bool{}}
+		err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+			if err == nil && d.Type().IsRegular() { // Debian's links lead out of the tree
+				err = s.file(name)
+			}
+			return err
+		})
+		if err := errors.Join(err, s.secrets(config.Refuse)); err != nil || len(s.tree.Files) < 1000 {
+			t.Errorf("%s: looked at %d files, %v", dir, len(s.tree.Files), err)
+		}
 	}
 }
 
