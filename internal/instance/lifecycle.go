@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"unicode"
 )
 
 // Lifecycle is what becomes of this machine. The zero value is one that stays and is to serve, as far as is known.
@@ -18,6 +19,9 @@ type Lifecycle struct {
 	// Reason says why, for people; empty when neither is so.
 	Reason string
 }
+
+// maxReason bounds a reason, bytes; what EC2 says takes less than half of it.
+const maxReason = 200
 
 // Away says that the machine is to be no member of a fleet.
 func (l Lifecycle) Away() bool { return l.Going || l.Warm }
@@ -37,19 +41,36 @@ func Look(ctx context.Context, imdsEndpoint string) (Lifecycle, error) {
 	wg.Go(func() { state, stateErr = m.get(ctx, "autoscaling/target-lifecycle-state") })
 	wg.Go(func() { notice, noticeErr = m.get(ctx, "spot/instance-action") })
 	wg.Wait()
-	why := "auto scaling: target state " + state
-	switch {
-	case state == "Terminated" || state == "Warmed:Terminated":
-		return Lifecycle{Going: true, Reason: why}, nil
-	case notice != "":
-		return Lifecycle{Going: true, Reason: spotReason(notice)}, nil
-	case strings.HasPrefix(state, "Warmed:"): // Stopped, Hibernated, Running
-		return Lifecycle{Warm: true, Reason: why}, nil
-	}
-	if err := cmp.Or(stateErr, noticeErr); err != nil {
+	l := read(state, notice)
+	if err := cmp.Or(stateErr, noticeErr); err != nil && !l.Away() {
 		return Lifecycle{}, fmt.Errorf("ask whether the instance is going: %w", err)
 	}
-	return Lifecycle{}, nil
+	return l, nil
+}
+
+// read is what a target state and a spot notice, each empty where there is none, mean.
+func read(state, notice string) Lifecycle {
+	why := oneLine("auto scaling: target state " + state)
+	switch {
+	case state == "Terminated" || state == "Warmed:Terminated":
+		return Lifecycle{Going: true, Reason: why}
+	case notice != "":
+		return Lifecycle{Going: true, Reason: oneLine(spotReason(notice))}
+	case strings.HasPrefix(state, "Warmed:"): // Stopped, Hibernated, Running
+		return Lifecycle{Warm: true, Reason: why}
+	}
+	return Lifecycle{}
+}
+
+// oneLine is a text of somebody else's as a status line takes it.
+func oneLine(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, text)
+	return strings.ToValidUTF8(text[:min(len(text), maxReason)], "")
 }
 
 // spotReason reads a notice like {"action": "terminate", "time": "2026-11-20T20:17:00Z"}. Whatever it

@@ -1,6 +1,10 @@
 package instance
 
-import "testing"
+import (
+	"testing"
+	"unicode"
+	"unicode/utf8"
+)
 
 func TestTerminationSpotNoticesAndWarmPoolsTakeAMachineAway(t *testing.T) {
 	const state, spot = "autoscaling/target-lifecycle-state", "spot/instance-action"
@@ -40,4 +44,27 @@ func TestTerminationSpotNoticesAndWarmPoolsTakeAMachineAway(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzLifecycle: whatever the metadata service says, a notice takes the machine away, and the reason is a line for people.
+func FuzzLifecycle(f *testing.F) {
+	f.Add("InService", "")
+	f.Add("Terminated", "")
+	f.Add("Warmed:Stopped\nWATCHDOG=trigger", "")
+	f.Add("", `{"action": "terminate", "time": "2026-11-20T20:17:00Z"}`)
+	f.Add("", `{"action": "stop\u001b[2J\n", "time": 1}`)
+	f.Fuzz(func(t *testing.T, state, notice string) {
+		l := read(state, notice)
+		if l.Going && l.Warm || notice != "" && !l.Going || l.Away() != (l.Reason != "") {
+			t.Fatalf("%q and %q mean %+v", state, notice, l)
+		}
+		if len(l.Reason) > maxReason || !utf8.ValidString(l.Reason) {
+			t.Fatalf("reason %q", l.Reason)
+		}
+		for _, r := range l.Reason {
+			if !unicode.IsPrint(r) {
+				t.Fatalf("reason %q", l.Reason)
+			}
+		}
+	})
 }
