@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"encoding/json"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -93,7 +96,8 @@ func sameID(t *testing.T, w *world) {
 	}
 }
 
-// versions: push and agent were built from one tree, and say which; that of a checkout is not "dev".
+// versions: push and agent were built from one tree, and say which, with the commit of a checkout, which is not "dev", and with every
+// module that go.mod requires and they link.
 func versions(t *testing.T, w *world) {
 	s := newSite(t, w)
 	push, agent := strings.Fields(s.push("-version").stdout), strings.Fields(s.call(w.agent, "-version").stdout)
@@ -104,5 +108,39 @@ func versions(t *testing.T, w *world) {
 	check(t, err)
 	if _, err := os.Stat(filepath.Join(root, ".git")); err == nil && push[1] == "dev" {
 		t.Errorf("the version is %q", push[1])
+	}
+	var built struct {
+		Version, Revision string
+		Modules           []struct{ Path, Version, Sum string }
+	}
+	check(t, json.Unmarshal([]byte(s.push("-version", "-json").stdout), &built))
+	// git fails where this is no checkout, or one of somebody else. In a linked worktree Go notes no revision: there the version has it.
+	if head, err := exec.Command("git", "-C", root, "rev-parse", "HEAD").Output(); err == nil &&
+		!strings.Contains(built.Version, string(head[:7])) && !strings.HasPrefix(built.Revision, strings.TrimSpace(string(head))) {
+		t.Errorf("push is of %q, revision %q, where the checkout is at %s", built.Version, built.Revision, head)
+	}
+	if built.Revision != "" && !slices.Contains(agent, built.Revision) {
+		t.Errorf("push is of revision %q, the agent of another: %q", built.Revision, agent[:min(5, len(agent))])
+	}
+	mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
+	check(t, err)
+	sums, err := os.ReadFile(filepath.Join(root, "go.sum"))
+	check(t, err)
+	for _, m := range built.Modules {
+		if !strings.Contains(string(mod), m.Path+" "+m.Version) || m.Sum == "" || !strings.Contains(string(sums), m.Path+" "+m.Version+" "+m.Sum+"\n") {
+			t.Errorf("push says that it links %+v, which go.mod and go.sum do not have", m)
+		}
+	}
+	for command, linked := range map[string][]string{
+		"push":  {"github.com/aws/aws-sdk-go-v2/service/s3", "golang.org/x/mod", "github.com/schollz/progressbar/v3"},
+		"agent": {"github.com/aws/aws-sdk-go-v2/service/s3", "golang.org/x/mod", "github.com/coreos/go-systemd/v22"},
+	} {
+		words := map[string][]string{"push": push, "agent": agent}[command]
+		for _, path := range linked {
+			i := slices.Index(words, path)
+			if i < 0 || !strings.Contains(string(mod), path+" "+words[i+1]+"\n") {
+				t.Errorf("%s -version does not say that it links %s, and in which version: %q", command, path, words)
+			}
+		}
 	}
 }
