@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -80,6 +81,40 @@ func TestEachFaultHasATest(t *testing.T) {
 	for n := 1; n <= 44; n++ {
 		if number := "F" + strconv.Itoa(n); !rows[number] {
 			t.Errorf("%s has no row", number)
+		}
+	}
+}
+
+// untested are the rows of the threat model that need no test of their own, and why.
+var untested = map[string]string{
+	"T10": "says what nothing stops", "T11": "says what nothing stops", "T12": "the table of hostile releases",
+	"T14": "T7's, and what nothing stops", "T15": "TLS is the SDK's, the signature T1's", "T20": "AWS's logs, and people's approval",
+}
+
+func TestEveryRowOfTheThreatModelNamesATestOrSaysWhatDoesNotStopIt(t *testing.T) {
+	text, err := os.ReadFile("../../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		if cells := strings.Split(line, " | "); strings.HasPrefix(line, "| ") && len(cells) > 2 {
+			for id := range strings.SplitSeq(strings.TrimPrefix(cells[0], "| "), " to ") {
+				rows[id] = line
+			}
+		}
+	}
+	rows["F48"] = rows["F47"] // one row, up to F49
+	names := regexp.MustCompile("`[a-z0-9]+\\.(Test|Fuzz)[A-Za-z0-9]+")
+	for kind, span := range map[string][2]int{"T": {1, 20}, "F": {45, 56}} {
+		for n := span[0]; n <= span[1]; n++ {
+			id := fmt.Sprint(kind, n)
+			switch row, ok := rows[id]; {
+			case !ok:
+				t.Errorf("docs/security.md has no row %s", id)
+			case names.MatchString(row) == (untested[id] != ""):
+				t.Errorf("row %s of docs/security.md names a test: %v; it is one that needs none: %v", id, names.MatchString(row), untested[id] != "")
+			}
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -171,6 +172,8 @@ func (n *Node) offer(text []byte, date time.Time) error {
 		return fmt.Errorf("pointer of sequence %d is older than %d, which was seen before: %w", p.Sequence, n.state.Floor, ErrStale)
 	case p.Sequence == n.state.Floor && n.state.FloorSum != "" && sum != n.state.FloorSum:
 		return fmt.Errorf("pointer of sequence %d has other contents than before: %w", p.Sequence, ErrEquivocation)
+	case n.notes[p.Sequence] != nil && !bytes.Equal(n.notes[p.Sequence].Text, text): // who is new here has no floor, but the fleet's note
+		return fmt.Errorf("pointer of sequence %d has other contents than the fleet's: %w", p.Sequence, ErrEquivocation)
 	case p.Sequence > date.Add(maxAhead).Unix():
 		return fmt.Errorf("pointer of sequence %d is more than %v ahead of %s", p.Sequence, maxAhead, date.UTC().Format(time.RFC3339))
 	}

@@ -133,9 +133,6 @@ func TestForgedReplayedAndMixedPointersAreRefusedOnOldAndBrandNewMembers(t *test
 				"nothing":                   {"", "is not signed"},
 				"a page of an error server": {"<html>\n\n— x", "is no signed note"},
 			} {
-				if brandNew && name == "same sequence, other" {
-					continue // the note in the table refuses it: the next test
-				}
 				err := n.Offer([]byte(c.text), time.Now(), n.Newest())
 				if err == nil || !strings.Contains(err.Error(), c.says) {
 					t.Errorf("%s, brand new %v: %v, which should say %q", name, brandNew, err, c.says)
@@ -288,4 +285,40 @@ func TestACommitWhoseNoteNamesAnotherReleaseIsNotFollowed(t *testing.T) {
 			t.Errorf("shown is %q", text)
 		}
 	})
+}
+
+// T16, F41: a coordinator whose clock is wrong, or a member's, moves a flip by no more than the flip delay.
+func TestWrongClocksMoveAFlipByNoMoreThanTheFlipDelay(t *testing.T) {
+	const delay = 4 * time.Second
+	for skew, latest := range map[time.Duration]time.Duration{0: delay, 10 * time.Hour: delay, -10 * time.Hour: 0} {
+		synctest.Test(t, func(t *testing.T) {
+			mem := table.NewMemory()
+			n, l := member(t, mem, nil)
+			note, err := fleet.NewNote(packed("r1", time.Now().Unix()).Text())
+			if err != nil {
+				t.Fatal(err)
+			}
+			note.Digest = note.Pointer.Manifest.SHA256
+			err = l.PutNote(t.Context(), note)
+			var h fleet.Head
+			if err == nil {
+				h, err = l.Open(t.Context(), fleet.Head{}, note, "i-0", false)
+			}
+			if err == nil {
+				_, err = l.Decide(t.Context(), h, fleet.Outcome{Commit: true, Members: 2, FlipDelay: delay, Now: time.Now().Add(skew)})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			clock := bubbleClock{time.Now()} // the member's: no time passes in its steps
+			w, _ := n.Step(t.Context())
+			if w.Task == fleet.Stage {
+				n.Staged(w, nil, false)
+				w, _ = n.Step(t.Context())
+			}
+			if wait := w.At - clock.Boot(); w.Task != fleet.Flip || wait > latest {
+				t.Errorf("a clock that is %v ahead: %s in %v, want a flip within %v", skew, w.Task, wait, latest)
+			}
+		})
+	}
 }
