@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -74,6 +75,11 @@ func (f *fakeBucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case code != "":
 			fail(http.StatusNotImplemented, code)
 		case r.Method == http.MethodPut:
+			body, _ := io.ReadAll(r.Body)
+			if f.set == nil {
+				f.set = map[string]string{}
+			}
+			f.set[sub] = string(body) // what is set reads as it was written
 			f.puts = append(f.puts, sub)
 		case f.set[sub] != "":
 			fmt.Fprint(w, f.set[sub])
@@ -164,6 +170,33 @@ func TestInitSetsWhatIsMissingInAFreshBucketOnly(t *testing.T) {
 				t.Errorf("wrote %v, want %v", x.bucket.puts, x.puts)
 			}
 		})
+	}
+}
+
+// What Init sets is what it recommends: private, encrypted, with versions of which old ones expire.
+func TestWhatInitSetsIsWhatItWantsToFind(t *testing.T) {
+	var f fakeBucket
+	s := f.store(t)
+	if _, err := s.Init(t.Context(), "eu-central-1"); err != nil {
+		t.Fatal(err)
+	}
+	wrote := len(f.puts)
+	again, err := s.Init(t.Context(), "eu-central-1")
+	if got := strings.Join(states(again), ", "); err != nil || got != "bucket ok, public access ok, encryption ok, versions ok, expiry ok" || len(f.puts) != wrote {
+		t.Errorf("the second time: %s, %v, wrote %v", got, err, f.puts[wrote:])
+	}
+	for sub, wants := range map[string][]string{
+		"publicAccessBlock": {
+			"<BlockPublicAcls>true<", "<IgnorePublicAcls>true<", "<BlockPublicPolicy>true<", "<RestrictPublicBuckets>true<",
+		},
+		"encryption": {"<SSEAlgorithm>AES256<"}, "versioning": {"<Status>Enabled<"},
+		"lifecycle": {"<NoncurrentDays>30<", "<DaysAfterInitiation>7<", "<Status>Enabled<"},
+	} {
+		for _, want := range wants {
+			if !strings.Contains(f.set[sub], want) {
+				t.Errorf("%s is set to %s, without %s", sub, f.set[sub], want)
+			}
+		}
 	}
 }
 
