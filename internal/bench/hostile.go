@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,14 +35,17 @@ func (l *lab) hostile(ctx context.Context) ([]row, error) {
 	defer l.proxy.bandwidth(0)
 	results, err := l.contest(ctx, "killed half-way", l.runs, nothing, []contender{
 		{name: ours, run: func(ctx context.Context, dir string) (cost, error) {
-			if err := s.move(dir); err != nil {
-				return cost{}, err
-			}
-			took, err := s.fetch(ctx, false)
+			took, err := s.fresh(ctx, dir)
 			s.bytes = took.Down
 			return took, err
 		}},
-		{name: "killed -9 half-way, then again", run: func(ctx context.Context, dir string) (cost, error) { return l.killed(ctx, s, dir) }},
+		{name: "killed -9 half-way, then again", run: func(ctx context.Context, dir string) (cost, error) {
+			p, err := s.pair(dir)
+			if err != nil {
+				return cost{}, err
+			}
+			return p.each(func(m *site, unsynced bool) (cost, error) { return l.killed(ctx, m, unsynced) })
+		}},
 	})
 	if err != nil {
 		return nil, err
@@ -63,10 +67,7 @@ func (l *lab) hostile(ctx context.Context) ([]row, error) {
 }
 
 // killed fetches until half of the bytes came, kills, and measures the second try; its bytes are of both.
-func (l *lab) killed(ctx context.Context, s *site, dir string) (cost, error) {
-	if err := s.move(dir); err != nil {
-		return cost{}, err
-	}
+func (l *lab) killed(ctx context.Context, s *site, unsynced bool) (cost, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return cost{}, err
@@ -89,14 +90,14 @@ func (l *lab) killed(ctx context.Context, s *site, dir string) (cost, error) {
 		return cost{}, err
 	}
 	<-ended
-	took, err := s.fetch(ctx, false)
+	took, err := s.fetch(ctx, unsynced)
 	took.traffic = l.proxy.traffic().minus(before)
 	return took, err
 }
 
 // damaged is an unchanged file of the release before, written over with as many other bytes.
 func (l *lab) damaged(ctx context.Context) (row, error) {
-	t := l.trees["wp"]
+	t := l.trees["mw"]
 	s, err := l.site(l.dir)
 	if err != nil {
 		return row{}, err
@@ -104,30 +105,33 @@ func (l *lab) damaged(ctx context.Context) (row, error) {
 	if _, err := s.deploy(ctx, t); err != nil {
 		return row{}, err
 	}
-	if err := s.machine(l.disk); err != nil {
+	machines, err := s.lasting(ctx)
+	defer os.RemoveAll(machines.dir)
+	if err != nil {
 		return row{}, err
 	}
-	defer os.RemoveAll(s.dir)
-	if _, err := s.fetch(ctx, false); err != nil {
+	victim := t.files[len(t.files)/2]
+	rel, err := filepath.Rel(t.dir, victim)
+	if err != nil {
 		return row{}, err
 	}
 	results, err := l.contest(ctx, "damaged file", min(l.runs, 3), func(int) error { return t.change(1, true) },
 		[]contender{{name: "push", run: func(ctx context.Context, _ string) (cost, error) { return s.deploy(ctx, t) }}},
-		[]contender{{name: ours, keep: s.dir, run: func(ctx context.Context, _ string) (cost, error) {
-			victim := t.files[len(t.files)/2]
-			rel, _ := filepath.Rel(t.dir, victim)
-			info, err := os.Stat(victim)
-			if err != nil {
-				return cost{}, err
-			}
-			if err := os.WriteFile(filepath.Join(s.root(), "active", rel), bytes.Repeat([]byte("x"), int(info.Size())), 0o644); err != nil {
-				return cost{}, err
-			}
-			took, err := s.fetch(ctx, false)
-			if err == nil {
-				err = sameFiles(t.dir, filepath.Join(s.root(), "active"))
-			}
-			return took, err
+		[]contender{{name: ours, keep: machines.dir, run: func(ctx context.Context, _ string) (cost, error) {
+			return machines.each(func(m *site, unsynced bool) (cost, error) {
+				info, err := os.Stat(victim)
+				if err != nil {
+					return cost{}, err
+				}
+				if err := os.WriteFile(filepath.Join(m.active(), rel), bytes.Repeat([]byte("x"), int(info.Size())), 0o644); err != nil {
+					return cost{}, err
+				}
+				took, err := m.fetch(ctx, unsynced)
+				if err == nil {
+					err = sameFiles(t.dir, m.active())
+				}
+				return took, err
+			})
 		}}})
 	if err != nil {
 		return row{}, err
@@ -154,13 +158,18 @@ func (l *lab) slowDisk(ctx context.Context, s *site, t *tree) ([]row, error) {
 	}
 	results, err := l.contest(ctx, "slow disk", min(l.runs, 3), nothing, []contender{
 		{name: ours, run: func(ctx context.Context, dir string) (cost, error) {
-			if err := s.move(dir); err != nil {
+			p, err := s.pair(dir)
+			if err != nil {
 				return cost{}, err
 			}
-			before := written(l.disk)
-			took, err := s.fetch(ctx, false)
-			wrote = written(l.disk) - before
-			return took, err
+			return p.each(func(m *site, unsynced bool) (cost, error) {
+				before := written(l.disk)
+				took, err := m.fetch(ctx, unsynced)
+				if !unsynced {
+					wrote = written(l.disk) - before
+				}
+				return took, err
+			})
 		}},
 	})
 	if err := errors.Join(err, restore()); err != nil {
@@ -201,13 +210,14 @@ func (l *lab) slow(mounted string, rate int64) (restore func() error, err error)
 }
 
 // members is how many machines the fleet of the bench has; perMember is each one's share of what S3 answers for one prefix, 5,500 requests
-// a second, among a hundred.
+// a second.
 const (
-	members   = 16
+	members   = 100
 	perMember = 55
+	line      = 10_000_000_000 / 8 // bytes a second that S3 sends them all, together
 )
 
-// fleet has many machines catch up at once, through an S3 that is as far from its limit as with a hundred.
+// fleet has many machines catch up at once, each a process of its own.
 func (l *lab) fleet(ctx context.Context) ([]row, error) {
 	t := l.trees["wp"]
 	s, err := l.site(l.dir)
@@ -233,6 +243,8 @@ func (l *lab) fleet(ctx context.Context) ([]row, error) {
 	defer l.network(network)()
 	l.proxy.limit(members * perMember)
 	defer l.proxy.limit(0)
+	l.proxy.bandwidth(line)
+	defer l.proxy.bandwidth(0)
 	var rows []row
 	for _, step := range []struct {
 		key, title string
@@ -255,7 +267,8 @@ func (l *lab) fleet(ctx context.Context) ([]row, error) {
 			return nil, err
 		}
 		r.Scenario, r.Key = 11, step.key
-		r.Title = fmt.Sprintf("%d machines at once, %s: %s, %s, at most %d requests/s", members, step.title, t.what, away(network), members*perMember)
+		r.Title = fmt.Sprintf("%d machines at once, %s: %s, %s, at most %d requests and %d MB a second",
+			members, step.title, t.what, away(network), members*perMember, line/1_000_000)
 		rows = append(rows, r)
 	}
 	return rows, nil
@@ -276,13 +289,17 @@ func (l *lab) together(ctx context.Context, machines []site) (row, error) {
 	}
 	all.Wait()
 	passed := l.proxy.traffic().minus(before)
-	var slowest time.Duration
+	var took []time.Duration
+	var work time.Duration
 	for i := range e.Costs {
 		e.Costs[i].traffic = traffic{passed.Requests / members, passed.Up / members, passed.Down / members}
-		slowest = max(slowest, e.Costs[i].Done)
+		took, work = append(took, e.Costs[i].Done), work+e.Costs[i].CPU
 	}
-	l.say("%d machines: the last after %s", len(machines), duration(slowest))
-	note := fmt.Sprintf("%d requests in all; the last machine was done after %s; requests waited %s for the limit, all together. Nobody waited for the disk, which all share here.",
-		passed.Requests, duration(slowest), duration(time.Duration(l.proxy.held.Load()-held)))
+	slices.Sort(took)
+	l.say("%d machines: half of them after %s, the last after %s", len(machines), duration(took[members/2-1]), duration(took[members-1]))
+	note := fmt.Sprintf("p50 %s, p99 %s, the last %s; %d requests in all, which waited %s for the limit, all together. "+
+		"They share the processors of one machine, for %s of work, and its disk, which nobody waited for.",
+		duration(took[members/2-1]), duration(took[members*99/100-1]), duration(took[members-1]),
+		passed.Requests, duration(time.Duration(l.proxy.held.Load()-held)), duration(work))
 	return row{Note: note, Entries: []entry{e}}, errors.Join(errs...)
 }

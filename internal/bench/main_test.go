@@ -124,6 +124,9 @@ func TestRowsOfOursAreMeasured(t *testing.T) {
 			if c.Synced+c.Done == 0 || c.RSS == 0 {
 				t.Errorf("%s: nothing measured: %+v", r.Key, c)
 			}
+			if fetched := r.Key == "fresh" || r.Key == "pull-few"; fetched && (c.Synced == 0 || c.Done == 0 || c.Read == 0) {
+				t.Errorf("%s: with and without waiting for the disk, and read: %+v", r.Key, c)
+			}
 		}
 		// A fresh machine may ask for several ranges, and for the pointer twice: once for each half of the row.
 		if got := middle(*us, requestsOf); got != want[r.Key] {
@@ -140,7 +143,8 @@ func TestKilledFetchGoesOn(t *testing.T) {
 	_, err = s.deploy(t.Context(), tr)
 	must(t, err)
 	s.bytes = 600 // of the pointer and what follows it
-	took, err := l.killed(t.Context(), s, t.TempDir())
+	must(t, s.move(t.TempDir()))
+	took, err := l.killed(t.Context(), s, false)
 	must(t, err)
 	if took.Synced == 0 || took.Requests < 3 {
 		t.Errorf("second try: %+v", took)

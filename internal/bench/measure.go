@@ -6,8 +6,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -22,6 +24,7 @@ type cost struct {
 	Synced time.Duration `json:"synced"` // until everything was on the disk; 0: not measured
 	CPU    time.Duration `json:"cpu"`    // of all its processes, in user and kernel
 	RSS    int64         `json:"rss"`    // bytes, of its largest process at its largest
+	Read   time.Duration `json:"read"`   // all files of the tree once, right after; 0: not measured
 	traffic
 }
 
@@ -63,13 +66,17 @@ type contender struct {
 	name string
 	run  func(ctx context.Context, dir string) (cost, error)
 	keep string // work in this directory instead, from run to run
+
+	reads func(dir string) string // where the tree is then, to be read in the whole bench; nil: nowhere
 }
+
+func itself(dir string) string { return dir }
 
 // A contender whose runs took more than this together, and who had the least number of them, sits out the rest: where a ratio is above
 // twenty, more runs would make the number nicer and not truer.
 const (
 	patience      = 40 * time.Second
-	patienceQuick = 5 * time.Second
+	patienceQuick = 10 * time.Second
 )
 
 // contest lets contenders work in turns, each round from another one on, so that a slow moment of the machine hits all of them. Those of
@@ -118,7 +125,41 @@ func (l *lab) once(ctx context.Context, c contender) (cost, error) {
 	if err := syncDisk(l.disk); err != nil {
 		return cost{}, err
 	}
-	return c.run(ctx, dir)
+	took, err := c.run(ctx, dir)
+	if err == nil && c.reads != nil && !l.quick {
+		took.Read, err = readAll(c.reads(dir))
+	}
+	return took, err
+}
+
+// readAll reads every file of a tree, one after the other, as the first visitors of a release do, and says how long that took.
+func readAll(dir string) (time.Duration, error) {
+	began := time.Now()
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return 0, err
+	}
+	err = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			_, err = os.ReadFile(name)
+		}
+		return err
+	})
+	return time.Since(began), err
+}
+
+// firstReads says how long it took to read what each contender brought; "" where nobody asked.
+func firstReads(entries []entry) string {
+	var said []string
+	for _, e := range entries {
+		if took := middle(e, func(c cost) time.Duration { return c.Read }); took > 0 {
+			said = append(said, e.Name+" "+duration(took))
+		}
+	}
+	if said == nil {
+		return ""
+	}
+	return "To read the whole tree once, right after: " + strings.Join(said, ", ") + "."
 }
 
 // nothing is for contests whose rounds need no preparation.

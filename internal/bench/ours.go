@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,8 +39,9 @@ func (s *site) move(dir string) error {
 	return os.WriteFile(s.config, []byte(text), 0o644)
 }
 
-// root is where the machine's releases are.
-func (s *site) root() string { return filepath.Join(s.dir, s.name, "www") }
+// root is where the machine's releases are, and active the one that is live.
+func (s *site) root() string   { return filepath.Join(s.dir, s.name, "www") }
+func (s *site) active() string { return filepath.Join(s.root(), "active") }
 
 // deploy pushes a tree with the built command.
 func (s *site) deploy(ctx context.Context, t *tree) (cost, error) {
@@ -98,31 +100,58 @@ func releaseOf(out []byte) (string, error) {
 	return r.Release, err
 }
 
-// machine makes a directory for a machine of the site that lives through many releases.
-func (s *site) machine(disk string) error {
-	dir, err := os.MkdirTemp(disk, "machine-")
-	if err != nil {
-		return err
-	}
-	return s.move(dir)
+// pair is two machines of one site that go through the same: the one waits for the disk, the other does not.
+type pair struct {
+	dir              string
+	synced, unsynced *site
 }
 
-// fresh fetches onto a machine with nothing on its disk, and onto another one without waiting for the disk.
-func (s *site) fresh(ctx context.Context, dir string) (cost, error) {
-	var both [2]cost
-	for i, sub := range []string{"synced", "unsynced"} {
+// pair gives the site two machines with nothing on their disks, which are below dir.
+func (s *site) pair(dir string) (pair, error) {
+	one, other := *s, *s
+	p := pair{dir, &one, &other}
+	for sub, m := range map[string]*site{"synced": p.synced, "unsynced": p.unsynced} {
 		at := filepath.Join(dir, sub)
-		if err := os.Mkdir(at, 0o755); err != nil {
-			return cost{}, err
-		}
-		if err := s.move(at); err != nil {
-			return cost{}, err
-		}
-		var err error
-		if both[i], err = s.fetch(ctx, i == 1); err != nil {
-			return cost{}, err
+		if err := errors.Join(os.Mkdir(at, 0o755), m.move(at)); err != nil {
+			return p, err
 		}
 	}
-	both[0].Done = both[1].Done
-	return both[0], nil
+	return p, nil
+}
+
+// lasting is a pair that lives through many releases, and has the one that is out now. Who asks for it removes its directory.
+func (s *site) lasting(ctx context.Context) (p pair, err error) {
+	dir, err := os.MkdirTemp(s.l.disk, "machine-")
+	if err != nil {
+		return p, err
+	}
+	if p, err = s.pair(dir); err == nil {
+		_, err = p.fetch(ctx)
+	}
+	return p, err
+}
+
+// each is the cost of what f does to the one that waits, and the time that it takes with the other.
+func (p pair) each(f func(m *site, unsynced bool) (cost, error)) (cost, error) {
+	took, err := f(p.synced, false)
+	if err != nil {
+		return cost{}, err
+	}
+	other, err := f(p.unsynced, true)
+	took.Done = other.Done
+	return took, err
+}
+
+// fetch has both catch up with the pointer.
+func (p pair) fetch(ctx context.Context) (cost, error) {
+	return p.each(func(m *site, unsynced bool) (cost, error) { return m.fetch(ctx, unsynced) })
+}
+
+// fresh fetches onto machines with nothing on their disks.
+func (s *site) fresh(ctx context.Context, dir string) (cost, error) {
+	p, err := s.pair(dir)
+	if err != nil {
+		return cost{}, err
+	}
+	return p.fetch(ctx)
 }

@@ -16,7 +16,7 @@ import (
 type report struct {
 	Date    string        `json:"date"`
 	Machine string        `json:"machine"`
-	Quick   bool          `json:"quick"` // the headline rows only, of three rounds at most
+	Quick   bool          `json:"quick"` // the headline rows only, of three rounds at most, without the peers that take long
 	Took    time.Duration `json:"took"`
 	Rows    []row         `json:"rows"`
 }
@@ -136,7 +136,7 @@ func (r *report) print(w io.Writer) {
 		fmt.Fprintln(tw, strings.Join(t, "\t"))
 	}
 	tw.Flush()
-	fmt.Fprintf(w, "\n%s, in %s\n%s\n", r.Date, r.Took.Round(time.Second), r.Machine)
+	fmt.Fprintf(w, "\n%s, in %s\n%s\n\n%s\n", r.Date, r.Took.Round(time.Second), r.Machine, r.sum())
 }
 
 // last is the name of the file that keeps a report, for [report.load].
@@ -190,7 +190,7 @@ func (r *report) markdown() string {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s, in %s. %s\n\n", r.Date, r.Took.Round(time.Second), r.Machine)
 	if r.Quick {
-		fmt.Fprintf(&b, "A quick run: the headline rows only, of three rounds at most.\n\n")
+		fmt.Fprintf(&b, "A quick run: the headline rows only, of three rounds at most, without the peers that take long.\n\n")
 	}
 	line := func(cells []string) { fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | ")) }
 	targets := r.held()
@@ -201,7 +201,7 @@ func (r *report) markdown() string {
 				fmt.Fprintln(&b, strings.Repeat("|---", len(t))+"|")
 			}
 		}
-		fmt.Fprintln(&b)
+		fmt.Fprintf(&b, "\n%s\n\n", r.sum())
 	}
 	for i := range r.Rows {
 		row := &r.Rows[i]

@@ -51,6 +51,28 @@ func TestMissedTargetIsCalledMissed(t *testing.T) {
 	}
 }
 
+func TestMissedCountIsAnErrorAndMissedTimeWhereItIsStrict(t *testing.T) {
+	r := sample()
+	if err := r.missed(false); err != nil {
+		t.Errorf("a time was missed, and that is an error: %v", err)
+	}
+	if err := r.missed(true); err == nil || !strings.Contains(err.Error(), "1 file of WordPress fetched, 60x faster than aws s3 sync: 10x") {
+		t.Errorf("a strict run says %v", err)
+	}
+	for i := range r.Rows[0].Entries[0].Costs {
+		r.Rows[0].Entries[0].Costs[i].Requests = 3
+	}
+	if err := r.missed(false); err == nil || err.Error() != "missed: 1 file of WordPress fetched, at most 2 requests: 3 requests" {
+		t.Errorf("a count was missed, and the run says %v", err)
+	}
+	var out strings.Builder
+	r.print(&out)
+	const last = "0 of 2 numbers hold; missed: 1 time, 1 count."
+	if !strings.HasSuffix(out.String(), "\n"+last+"\n") || !strings.Contains(r.markdown(), "\n"+last+"\n") {
+		t.Errorf("no %q at the end of:\n%s\nor in\n%s", last, out.String(), r.markdown())
+	}
+}
+
 func TestReportGoesBetweenItsMarksOnly(t *testing.T) {
 	dir := t.TempDir()
 	page := filepath.Join(dir, "benchmarks.md")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -47,16 +48,16 @@ var scenarios = []scenario{
 		return l.fresh(ctx, 1, "fresh-wp-30", "wp", network, awsName, rclone, bundle)
 	}},
 	{"delta-wp", true, func(l *lab, ctx context.Context) ([]row, error) {
-		return l.delta(ctx, change{pull: 4, push: 9, key: "wp-1", tree: "wp", files: 1}, l.unlessQuick(awsName, bundle, rclone)...)
+		return l.delta(ctx, change{pull: 4, push: 9, key: "wp-1", tree: "wp", files: 1}, l.peers([]string{rclone}, awsName, bundle, rclone)...)
 	}},
 	{"delta-wp-30", false, func(l *lab, ctx context.Context) ([]row, error) {
 		return l.delta(ctx, change{pull: 4, push: 9, key: "wp-1-30", tree: "wp", files: 1, latency: network}, awsName, bundle)
 	}},
 	{"fresh-mw", true, func(l *lab, ctx context.Context) ([]row, error) {
-		return l.fresh(ctx, 2, "fresh-mw", "mw", network, l.unlessQuick(awsName, bundle, rclone)...)
+		return l.fresh(ctx, 2, "fresh-mw", "mw", network, l.peers([]string{awsName, rclone}, awsName, bundle, rclone)...)
 	}},
 	{"delta-mw", true, func(l *lab, ctx context.Context) ([]row, error) {
-		return l.delta(ctx, change{pull: 4, push: 9, key: "mw-50", tree: "mw", files: 50, latency: network, idle: true}, l.unlessQuick(awsName, bundle, linked, rclone)...)
+		return l.delta(ctx, change{pull: 4, push: 9, key: "mw-50", tree: "mw", files: 50, latency: network, idle: true}, l.peers([]string{rclone}, awsName, bundle, linked, rclone)...)
 	}},
 	{"xfs", false, (*lab).onXFS},
 	{"bump", false, func(l *lab, ctx context.Context) ([]row, error) {
@@ -77,12 +78,12 @@ var scenarios = []scenario{
 	{"big", false, (*lab).large},
 }
 
-// unlessQuick leaves the last peer out of the quick bench.
-func (l *lab) unlessQuick(peers ...string) []string {
-	if l.quick {
-		return peers[:len(peers)-1]
+// peers are those who take part: of the quick bench, none of the slow.
+func (l *lab) peers(slow []string, all ...string) []string {
+	if !l.quick {
+		return all
 	}
-	return peers
+	return slices.DeleteFunc(all, func(p string) bool { return slices.Contains(slow, p) })
 }
 
 // fresh is a release fetched onto a machine with nothing on its disk.
@@ -95,9 +96,11 @@ func (l *lab) fresh(ctx context.Context, number int, key, name string, latency t
 	if _, err := s.deploy(ctx, t); err != nil {
 		return nil, err
 	}
-	all := []contender{{name: ours, run: s.fresh}}
+	all := []contender{{name: ours, run: s.fresh, reads: func(dir string) string {
+		return filepath.Join(dir, "synced", s.name, "www", "active")
+	}}}
 	for _, p := range peers {
-		c := contender{name: p}
+		c := contender{name: p, reads: itself}
 		switch p {
 		case awsName, rclone:
 			prefix, err := l.seeded(ctx, t)
@@ -120,7 +123,7 @@ func (l *lab) fresh(ctx context.Context, number int, key, name string, latency t
 	if err != nil {
 		return nil, err
 	}
-	return []row{{number, fmt.Sprintf("fresh: %s, %s", t.what, away(latency)), key, "", results[0]}}, nil
+	return []row{{number, fmt.Sprintf("fresh: %s, %s", t.what, away(latency)), key, firstReads(results[0]), results[0]}}, nil
 }
 
 // network sets the latency, and returns what takes it away again.
@@ -165,15 +168,16 @@ func (l *lab) delta(ctx context.Context, c change, peers ...string) ([]row, erro
 	if _, err := s.deploy(ctx, t); err != nil {
 		return nil, err
 	}
-	if err := s.machine(l.disk); err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(s.dir)
-	if _, err := s.fetch(ctx, false); err != nil {
+	machines, err := s.lasting(ctx)
+	defer os.RemoveAll(machines.dir)
+	if err != nil {
 		return nil, err
 	}
 	push := []contender{{name: ours, keep: s.dir, run: func(ctx context.Context, _ string) (cost, error) { return s.deploy(ctx, t) }}}
-	pull := []contender{{name: ours, keep: s.dir, run: func(ctx context.Context, _ string) (cost, error) { return s.fetch(ctx, false) }}}
+	pull := []contender{{
+		name: ours, keep: machines.dir, run: func(ctx context.Context, _ string) (cost, error) { return machines.fetch(ctx) },
+		reads: func(string) string { return machines.synced.active() },
+	}}
 	var idle []contender
 	for _, p := range peers {
 		up, down, err := l.follower(ctx, p, t, c.key)
@@ -196,18 +200,18 @@ func (l *lab) delta(ctx context.Context, c change, peers ...string) ([]row, erro
 	if err != nil {
 		return nil, err
 	}
-	if err := sameFiles(t.dir, filepath.Join(s.root(), "active")); err != nil {
+	if err := sameFiles(t.dir, machines.synced.active()); err != nil {
 		return nil, err
 	}
 	title := fmt.Sprintf("%s of %s changed, %s", plural(c.files, "file"), t.what, away(c.latency))
 	rows := []row{
-		{c.pull, "fetched: " + title, "pull-" + c.key, "", results[1]},
+		{c.pull, "fetched: " + title, "pull-" + c.key, firstReads(results[1]), results[1]},
 		{c.push, "pushed: " + title, "push-" + c.key, "", results[0]},
 	}
 	if !c.idle {
 		return rows, nil
 	}
-	unchanged, err := l.unchanged(ctx, c, s, idle)
+	unchanged, err := l.unchanged(ctx, c, machines.synced, idle)
 	return append(rows, unchanged), err
 }
 
@@ -231,7 +235,7 @@ func (l *lab) unchanged(ctx context.Context, c change, s *site, peers []contende
 
 // follower is a peer that pushes and fetches a tree again and again. It begins with what the tree is now, on both sides.
 func (l *lab) follower(ctx context.Context, peer string, t *tree, key string) (up, down contender, err error) {
-	up.name, down.name = peer, peer
+	up.name, down.name, down.reads = peer, peer, itself
 	switch peer {
 	case bundle:
 		up.run, down.run = l.bundleUp(t, key), l.bundleDown(key)
