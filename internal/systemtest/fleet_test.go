@@ -83,6 +83,7 @@ func TestFleetKeepsServingThroughItsLife(t *testing.T) {
 		w.serves(thawed.Release, "four", w.machines...)
 	})
 	part("only the web user is kept from the metadata service", func() { w.keepFromMetadata(w.machines[0]) })
+	part("an agent without root takes a push live", func() { w.servesWithoutRoot(w.machines[0]) })
 	part("an agent without root restarts what polkit allows", func() { w.restartsWithoutRoot(w.machines[0]) })
 	part("a reboot without AWS serves what is on the disk", func() { w.rebootWithoutAWS(w.machines[1], thawed.Release) })
 	part("a fourth machine joins in the middle of a rollout", func() { live = w.joinInTheMiddle() })

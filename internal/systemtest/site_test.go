@@ -293,7 +293,7 @@ func (w *world) serves(release, version string, machines ...*machine) {
 				!strings.Contains(p.body, `content="release `+release+`"`) || !strings.Contains(p.body, `content="`+version+`"`):
 				return fmt.Errorf("status %d, release %q: %.300s", p.status, p.release, p.body)
 			}
-			if p, err = w.net.get(c, m.ip, "/_deploy/health"); err == nil && p.status != http.StatusOK {
+			if p, err = w.net.get(c, m.ip, "/_deploy/health"); err == nil && (p.status != http.StatusOK || p.body != "healthy\n") {
 				err = fmt.Errorf("health %d: %s", p.status, p.body)
 			}
 			return err
