@@ -23,7 +23,7 @@ LDFLAGS  = -X s3pulldeploy/internal/agent.Version=$(VERSION) -X s3pulldeploy/int
 TOOLS    := $(CURDIR)/.tools
 STAMPS   := $(TOOLS)/versitygw-$(VERSITYGW) $(TOOLS)/gofumpt-$(GOFUMPT) \
             $(TOOLS)/staticcheck-$(STATICCHECK) $(TOOLS)/dynamodb-$(DYNAMODB) $(TOOLS)/nfpm-$(NFPM)
-SCRIPTS   = $(shell grep -rlIE '^\#!.*sh$$' .ci Makefile scripts share systemd packaging packer 2>/dev/null)
+SCRIPTS   = $(shell git grep --untracked -lIE '^\#!/.*sh$$')
 INSTALL   = GOBIN=$(TOOLS)/bin go install
 
 # A package's version: the tag, and how far after it; before the first tag the commit's time, so that a later one upgrades.
