@@ -40,9 +40,9 @@ type site struct {
 	dir    string // short, for sockets, and open to every user, for hooks
 	app    string // the tree that is pushed
 	agents []*agent
-	// s3 and table are where agents find the services; push goes straight to the servers.
-	s3, table string
-	env       []string // of push, besides the usual
+	// s3, table and sns are where agents find the services; push goes straight to the servers. Empty: Amazon's SNS.
+	s3, table, sns string
+	env            []string // of push, besides the usual
 }
 
 var sites atomic.Int64
@@ -79,8 +79,8 @@ func newSite(t *testing.T, w *world) *site {
 
 // settings is the part that developer and instances share.
 func (s *site) settings(s3, table string) string {
-	return fmt.Sprintf("site: %s\nbucket: %s\nregion: %s\nendpoints: {s3: %q, dynamodb: %q}\n",
-		s.name, s.bucket, parts.Region, s3, table)
+	return fmt.Sprintf("site: %s\nbucket: %s\nregion: %s\nendpoints: {s3: %q, dynamodb: %q, sns: %q}\n",
+		s.name, s.bucket, parts.Region, s3, table, s.sns)
 }
 
 // write writes a file of the site's folder and returns its path.

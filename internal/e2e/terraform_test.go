@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
@@ -19,17 +21,18 @@ import (
 )
 
 // TestTerraformMakesWhatPushAndAgentUse applies terraform/store to the local servers, has `push -init` look at what it made, and
-// deploys with it.
+// deploys with it: to the bucket, over the table, and the outcomes arrive at the topics.
 func TestTerraformMakesWhatPushAndAgentUse(t *testing.T) {
 	plugins := terraform(t)
 	w := newWorld(t)
-	s := &site{t: t, world: w, dir: t.TempDir(), s3: w.s3.Endpoint, table: w.dynamodb, name: "terraformed", bucket: "terraformed-releases"}
+	name := fmt.Sprintf("terraformed-%d", sites.Add(1))
+	s := &site{t: t, world: w, dir: t.TempDir(), s3: w.s3.Endpoint, table: w.dynamodb, name: name, bucket: name}
 	s.app = filepath.Join(s.dir, "app")
-	topics := &fakeSNS{topics: map[string]map[string]string{}}
+	topics := &fakeSNS{topics: map[string]map[string]string{}, published: map[string][]string{}}
 	sns := httptest.NewServer(topics)
 	t.Cleanup(sns.Close)
+	s.sns = sns.URL
 
-	table := "terraformed"
 	root, err := parts.ModuleRoot()
 	check(t, err)
 	dir := t.TempDir()
@@ -59,21 +62,11 @@ module "store" {
 }
 
 output "topics" { value = module.store.topics }
-`, parts.Region, parts.AccessKey, parts.SecretKey, w.s3.Endpoint, w.dynamodb, sns.URL, filepath.Join(root, "terraform/store"), s.bucket, table), 0o644))
+`, parts.Region, parts.AccessKey, parts.SecretKey, w.s3.Endpoint, w.dynamodb, sns.URL, filepath.Join(root, "terraform/store"), name, name), 0o644))
 
-	tf := func(args ...string) string {
-		t.Helper()
-		cmd := exec.Command("terraform", append([]string{"-chdir=" + dir}, args...)...)
-		cmd.Env = append(parts.Environ(), "TF_IN_AUTOMATION=1", "CHECKPOINT_DISABLE=1")
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("terraform %s: %v\n%s", args[0], err, out)
-		}
-		return string(out)
-	}
-	tf(append([]string{"init", "-input=false", "-no-color"}, plugins...)...)
+	tf := terraformIn(t, dir, plugins)
 	tf("apply", "-auto-approve", "-input=false", "-no-color")
-	if made := slices.Sorted(maps.Keys(topics.topics)); !slices.Equal(made, []string{"promo-error", "promo-success"}) {
+	if made := topics.names(); !slices.Equal(made, []string{"promo-error", "promo-success"}) {
 		t.Errorf("topics made: %q", made)
 	}
 	// Where servers answer otherwise than they were told, every plan would want to change something.
@@ -81,7 +74,7 @@ output "topics" { value = module.store.topics }
 		t.Errorf("the second plan is not empty:\n%s", out)
 	}
 
-	s.write("push.yml", s.settings(w.s3.Endpoint, w.dynamodb)+"table: "+table+"\n")
+	s.write("push.yml", s.settings(w.s3.Endpoint, w.dynamodb)+"table: "+name+"\n")
 	r := s.push("-init")
 	if r.code != 0 {
 		t.Fatal(r)
@@ -91,9 +84,24 @@ output "topics" { value = module.store.topics }
 			t.Errorf("push -init would have made something else: %s", line)
 		}
 	}
-	agent := s.startAgent("i-1", "table: "+table)
+	var arns struct{ Success, Error string }
+	check(t, json.Unmarshal([]byte(tf("output", "-json", "topics")), &arns))
+	agent := s.startAgent("i-1", "table: "+name, fmt.Sprintf("notify: {sns_success: %q, sns_error: %q}", arns.Success, arns.Error),
+		"hooks: {before_flip: '[ ! -e refuse ]'}")
 	s.awaitPhase(30*time.Second, "serve", agent)
-	s.live(1, map[string]string{"index.php": "<?php"})
+	good := s.live(1, map[string]string{"index.php": "<?php"})
+	bad, _ := s.deploy(3, map[string]string{"index.php": "<?php", "refuse": ""})
+	for topic, want := range map[string]string{
+		"promo-success": name + ": deploy of " + good.Release + " is live",
+		"promo-error":   name + ": deploy of " + bad.Release + " was aborted",
+	} {
+		s.await(30*time.Second, "a message to "+topic, func() string {
+			if got := topics.messages(topic); !slices.Equal(got, []string{want}) {
+				return fmt.Sprintf("it got %q, want %q", got, want)
+			}
+			return ""
+		})
+	}
 }
 
 // terraform ends the test where Terraform is not installed, unless S3PULLDEPLOY_REQUIRE_TERRAFORM=1, and returns the arguments of
@@ -113,10 +121,42 @@ func terraform(t *testing.T) []string {
 	return []string{"-plugin-dir=" + filepath.Join(found[0], "../../..")}
 }
 
-// fakeSNS is as much of SNS as makes, reads and deletes topics.
+// terraformIn prepares a folder and returns what runs Terraform's commands there, which must work, and gives what they printed.
+func terraformIn(t *testing.T, dir string, plugins []string) (run func(args ...string) string) {
+	t.Helper()
+	run = func(args ...string) string {
+		t.Helper()
+		cmd := exec.Command("terraform", append([]string{"-chdir=" + dir}, args...)...)
+		cmd.Env = append(parts.Environ(), "TF_IN_AUTOMATION=1", "CHECKPOINT_DISABLE=1")
+		var said bytes.Buffer // warnings, besides what is asked for
+		cmd.Stderr = &said
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("terraform %s: %v\n%s%s", args[0], err, out, said.String())
+		}
+		return string(out)
+	}
+	run(append([]string{"init", "-input=false", "-no-color"}, plugins...)...)
+	return run
+}
+
+// fakeSNS is as much of SNS as makes, reads and deletes topics, and keeps what is published to them.
 type fakeSNS struct {
-	mu     sync.Mutex
-	topics map[string]map[string]string // attributes, by name
+	mu        sync.Mutex
+	topics    map[string]map[string]string // attributes, by name
+	published map[string][]string          // subjects, by name
+}
+
+func (f *fakeSNS) names() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Sorted(maps.Keys(f.topics))
+}
+
+func (f *fakeSNS) messages(topic string) []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.published[topic])
 }
 
 func (f *fakeSNS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -144,6 +184,13 @@ func (f *fakeSNS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.topics[name][r.Form.Get("AttributeName")] = r.Form.Get("AttributeValue")
 	case "ListTagsForResource":
 		result = "<Tags/>"
+	case "Publish":
+		if f.topics[name] == nil {
+			http.Error(w, "no topic "+url.QueryEscape(name), http.StatusNotFound)
+			return
+		}
+		f.published[name] = append(f.published[name], r.Form.Get("Subject"))
+		result = "<MessageId>1</MessageId>"
 	case "DeleteTopic":
 		delete(f.topics, name)
 	default:
