@@ -14,11 +14,19 @@ import (
 	"s3pulldeploy/internal/testenv/parts"
 )
 
-// TestExamplesGoLiveWithTheirOwnSettings; the one with WordPress goes through the system test.
+// TestExamplesGoLiveWithTheirOwnSettings; the one with WordPress goes live in the system test.
 func TestExamplesGoLiveWithTheirOwnSettings(t *testing.T) {
 	w := newWorld(t)
 	root, err := parts.ModuleRoot()
 	check(t, err)
+	for _, name := range []string{"html", "php", "wordpress"} {
+		s := &site{t: t, world: w, dir: t.TempDir()}
+		for _, command := range []string{w.push, w.agent} {
+			if r := s.call(command, "-config="+filepath.Join(root, "examples", name, "config.yml"), "-show"); r.code != 0 {
+				t.Errorf("%s takes other settings than those of %s: %s", filepath.Base(command), name, r)
+			}
+		}
+	}
 	for name, pages := range map[string]map[string]string{
 		"html": {"/index.html": "one release at a time", "/health.html": "ok", "/assets/style.css": "main"},
 		"php":  {"/": "One release, whole.", "/health.php": `"ok":true`, "/assets/style.css": "main"},
@@ -28,12 +36,6 @@ func TestExamplesGoLiveWithTheirOwnSettings(t *testing.T) {
 			example := filepath.Join(root, "examples", name)
 			text, err := os.ReadFile(filepath.Join(example, "config.yml"))
 			check(t, err)
-			for _, command := range []string{w.push, w.agent} {
-				if r := s.call(command, "-config="+filepath.Join(example, "config.yml"), "-show"); r.code != 0 {
-					t.Errorf("%s takes other settings: %s", filepath.Base(command), r)
-				}
-			}
-
 			// The example's lines for instances, but with this test's root, user and addresses.
 			a := s.newAgent("i-1")
 			web := testenv.PHP(t, a.root)
