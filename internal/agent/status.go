@@ -78,7 +78,7 @@ func (a *Agent) report() {
 	if s.Ready && !s.Behind && !a.ready {
 		a.ready = true
 		a.p.Service.Ready()
-		a.log.Info("ready", "release", string(s.Flipped.Release), "isolated", s.Isolated)
+		a.log.Info("ready", "release", string(s.Flipped.Release), "isolated", s.Isolated, "version", s.Version)
 	}
 	if every := a.p.Service.WatchdogEvery(); every > 0 && time.Since(a.watchdog) >= every/4 {
 		a.watchdog = time.Now()
