@@ -24,6 +24,7 @@ type machine struct {
 	netns    string
 	tree     string
 	uploads  string // this machine's directory that all containers see as /srv/uploads
+	retired  bool   // its package was removed: nobody says how healthy it is
 	process  *parts.Process
 	log      string
 }

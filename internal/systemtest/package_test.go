@@ -16,10 +16,10 @@ import (
 	"s3pulldeploy/internal/testenv"
 )
 
-// The packages' versions: the fleet begins with the first and is upgraded to the second.
+// The packages' versions: the fleet begins with the first and is upgraded to the second, which is one between two tags.
 const (
 	oldVersion = "1.0.1"
-	newVersion = "1.0.2"
+	newVersion = "1.0.2+3.g0badcafe"
 )
 
 // dist is where the packages of this run are; in .tools, since root owns them.
@@ -54,6 +54,22 @@ func packageFile(t *testing.T, kind, version string) string {
 	path, err := filepath.Abs(found[0])
 	check(t, err)
 	return path
+}
+
+// TestPackerTakesWhatMakePackageMakes: `packer build` in the folder where `make package` was run finds both packages, by their version alone.
+func TestPackerTakesWhatMakePackageMakes(t *testing.T) {
+	root := require(t)
+	if _, err := exec.LookPath("packer"); err != nil {
+		testenv.LeaveOut(t, fmt.Sprintf("the image template: %v", err))
+	}
+	dir := t.TempDir()
+	check(t, os.Symlink(filepath.Dir(packageFile(t, "deb", newVersion)), filepath.Join(dir, "dist")))
+	cmd := exec.Command("packer", "validate", "-var=site=promo", "-var=package_version="+newVersion,
+		"-var=architecture="+map[string]string{"amd64": "x86_64", "arm64": "arm64"}[runtime.GOARCH], filepath.Join(root, "packer"))
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("packer validate: %v\n%s", err, out)
+	}
 }
 
 // TestPackageComesAndGoesInATreeThatIsNotBooted is what happens while an image is baked.
@@ -91,13 +107,24 @@ func TestPackageComesAndGoesInATreeThatIsNotBooted(t *testing.T) {
 
 			apply(verbs.install, oldVersion)
 			for _, path := range []string{
-				"usr/bin/s3-pull-deploy-push", "usr/share/s3-pull-deploy/probe.php", "usr/share/s3-pull-deploy/nginx/site.conf",
-				"usr/share/s3-pull-deploy/config.sample.yml", "usr/share/man/man8/s3-pull-deploy-agent.8.gz",
-				"usr/lib/systemd/system/s3-pull-deploy-agent@.service", "usr/lib/s3-pull-deploy/await-release", "etc/s3-pull-deploy",
+				"usr/bin/s3-pull-deploy-push", "usr/bin/s3-pull-deploy-agent", "usr/share/s3-pull-deploy/probe.php",
+				"usr/share/s3-pull-deploy/nginx/site.conf", "usr/share/s3-pull-deploy/apache/site.conf", "usr/share/s3-pull-deploy/config.sample.yml",
+				"usr/lib/systemd/system/s3-pull-deploy-agent@.service", "usr/lib/systemd/system/s3-pull-deploy-gate@.service",
+				"usr/lib/s3-pull-deploy/await-release", "etc/s3-pull-deploy",
 			} {
 				if !exists(path) {
 					t.Errorf("%s is not installed", path)
 				}
+			}
+			for page, says := range map[string]string{
+				"man8/s3-pull-deploy-agent.8": "the daemon", "man1/s3-pull-deploy-push.1": "\\-deploy=DIR", "man5/s3-pull-deploy.yml.5": "pointer_interval",
+			} {
+				if text := run(t, "zcat", filepath.Join(tree, "usr/share/man", page+".gz")); !strings.HasPrefix(text, ".TH ") || !strings.Contains(text, says) {
+					t.Errorf("%s does not say %q:\n%.300s", page, says, text)
+				}
+			}
+			if exists("usr/bin/agent") || exists("usr/bin/push") {
+				t.Error("a command has a generic name")
 			}
 			if !strings.Contains(version(), oldVersion) {
 				t.Errorf("version %s", version())

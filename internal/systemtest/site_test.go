@@ -41,7 +41,10 @@ type world struct {
 	push     string   // the command
 	image    []string // lower trees of the machines
 	machines []*machine
-	uploads  string // what EFS would be
+	uploads  string            // what EFS would be
+	version  string            // what the pages of the tree to push say
+	live     string            // the release that was rolled out last
+	pages    map[string]string // the versions, by release
 }
 
 // outcome is what `push -json` prints of a rollout.
@@ -60,7 +63,7 @@ func newWorld(t *testing.T, root, deb, push string) *world {
 	check(t, os.Chmod(dir, 0o755))
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	w := &world{
-		t: t, root: root, dir: dir, push: push, uploads: filepath.Join(dir, "uploads"),
+		t: t, root: root, dir: dir, push: push, pages: map[string]string{}, uploads: filepath.Join(dir, "uploads"),
 		s3: testenv.S3(t), dynamodb: testenv.DynamoDB(t), image: image(t, root, deb), net: newNetwork(t),
 	}
 	check(t, os.Mkdir(w.uploads, 0o777))
@@ -175,9 +178,11 @@ func (m *machine) write(path, text string) {
 	check(m.t, os.WriteFile(filepath.Join(m.tree, path), []byte(text), 0o600))
 }
 
-// app is WordPress with the example's files on it, as a developer has it, whose pages say a version.
+// app is WordPress with the example's files on it, as a developer has it, whose pages say a version, and whether the dashboard may
+// change code.
 func (w *world) app(version string) string {
 	w.t.Helper()
+	w.version = version
 	dir := filepath.Join(w.dir, "app")
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Stat(wordpress); err != nil {
@@ -187,7 +192,8 @@ func (w *world) app(version string) string {
 		run(w.t, "cp", "--recursive", filepath.Join(w.root, "examples/wordpress")+"/.", dir)
 	}
 	page := filepath.Join(dir, "wp-content/mu-plugins/version.php")
-	check(w.t, os.WriteFile(page, []byte("<?php add_action('wp_head', fn () => print('<meta name=\"version\" content=\""+version+"\">'));\n"), 0o644))
+	check(w.t, os.WriteFile(page, []byte("<?php add_action('wp_head', fn () => print('<meta name=\"version\" content=\""+version+
+		"\"><meta name=\"file-mods\" content=\"' . (wp_is_file_mod_allowed('test') ? 'yes' : 'no') . '\">'));\n"), 0o644))
 	return dir
 }
 
@@ -222,8 +228,7 @@ func (w *world) tryRun(args ...string) ([]byte, error) {
 // rollout runs a verb that must end with the release live everywhere, but for so many machines.
 func (w *world) rollout(excluded int, verb ...string) outcome {
 	w.t.Helper()
-	var out outcome
-	check(w.t, json.Unmarshal(w.run(append(verb, "-json")...), &out))
+	out := w.ended(w.run(append(verb, "-json")...))
 	if out.Outcome != "done" || out.Excluded != excluded {
 		w.t.Fatalf("push %s: %+v, want done with %d excluded", verb[0], out, excluded)
 	}
@@ -245,23 +250,33 @@ func (w *world) start(verb ...string) (wait func() outcome) {
 		w.t.Helper()
 		r := <-done
 		check(w.t, r.err)
-		var out outcome
-		check(w.t, json.Unmarshal(r.text, &out))
-		return out
+		return w.ended(r.text)
 	}
 }
 
-// head is the table's head as `push -status` shows it.
-func (w *world) head() (state, release string, err error) {
+// ended reads how a rollout ended, and keeps what every machine must answer from now on.
+func (w *world) ended(text []byte) (out outcome) {
+	w.t.Helper()
+	check(w.t, json.Unmarshal(text, &out))
+	w.live = out.Release
+	if w.pages[w.live] == "" { // else it is gone back to
+		w.pages[w.live] = w.version
+	}
+	return out
+}
+
+// head is the table's head as `push -status` shows it, and the release that the fleet is committed to.
+func (w *world) head() (state, release, committed string, err error) {
 	text, err := w.command("-status", "-json").Output()
 	if err != nil {
-		return "", "", fmt.Errorf("push -status: %w", err)
+		return "", "", "", fmt.Errorf("push -status: %w", err)
 	}
 	var s struct {
-		Head struct{ State, Release string }
+		Head      struct{ State, Release string }
+		Committed struct{ Release string }
 	}
 	err = json.Unmarshal(text, &s)
-	return s.Head.State, s.Head.Release, err
+	return s.Head.State, s.Head.Release, s.Committed.Release, err
 }
 
 // inService waits until the agents of machines are ready.
@@ -279,19 +294,28 @@ func (w *world) inService(machines ...*machine) {
 	}
 }
 
-// serves waits until every one of machines answers with the release and the version, over the way that users take.
-func (w *world) serves(release, version string, machines ...*machine) {
+// serves waits until every one of machines answers from the release that the fleet is committed to, over the way that users take.
+func (w *world) serves(machines ...*machine) {
 	w.t.Helper()
+	_, _, committed, err := w.head()
+	check(w.t, err)
+	if committed != w.live {
+		w.t.Fatalf("the fleet is committed to %q, want %s", committed, w.live)
+	}
 	c := w.net.visitor()
 	for _, m := range machines {
-		eventually(w.t, time.Minute, m.name+" serves "+release, func() error {
+		eventually(w.t, time.Minute, m.name+" serves "+w.live, func() error {
 			p, err := w.net.get(c, m.ip, "/")
-			switch {
-			case err != nil:
+			if err != nil {
 				return err
-			case p.status != http.StatusOK || p.release != release ||
-				!strings.Contains(p.body, `content="release `+release+`"`) || !strings.Contains(p.body, `content="`+version+`"`):
-				return fmt.Errorf("status %d, release %q: %.300s", p.status, p.release, p.body)
+			}
+			for _, want := range []string{`content="release ` + w.live + `"`, `name="version" content="` + w.pages[w.live] + `"`, `name="file-mods" content="no"`} {
+				if p.status != http.StatusOK || p.release != w.live || !strings.Contains(p.body, want) {
+					return fmt.Errorf("status %d, release %q, want %s: %.300s", p.status, p.release, want, p.body)
+				}
+			}
+			if m.retired {
+				return nil
 			}
 			if p, err = w.net.get(c, m.ip, "/_deploy/health"); err == nil && (p.status != http.StatusOK || p.body != "healthy\n") {
 				err = fmt.Errorf("health %d: %s", p.status, p.body)

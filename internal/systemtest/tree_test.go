@@ -3,7 +3,9 @@
 package systemtest
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -116,7 +118,29 @@ func image(t *testing.T, root, deb string) []string {
 			t.Errorf("%s would start with the image: %s", unit, out)
 		}
 	}
+	baked(t, tree)
 	return []string{filepath.Join(dir, "upper"), base}
+}
+
+// baked checks that an image has what the CloudWatch agent wants to read, and nothing that belongs to one machine or must stay secret.
+func baked(t *testing.T, tree string) {
+	conf, err := os.ReadFile(filepath.Join(tree, "opt/aws/amazon-cloudwatch-agent/etc/amazon-cloudwatch-agent.d/s3-pull-deploy.json"))
+	check(t, err)
+	for _, want := range []string{"/var/log/s3-pull-deploy.log", "/var/log/nginx/access.log", "/var/log/nginx/error.log", "/s3-pull-deploy/" + site + "/"} {
+		if !json.Valid(conf) || !bytes.Contains(conf, []byte(want)) {
+			t.Errorf("the CloudWatch agent is not told of %s: %s", want, conf)
+		}
+	}
+	for _, own := range []string{
+		"etc/s3-pull-deploy/*", "var/lib/s3-pull-deploy/*", "etc/ssh/ssh_host_*", "root/.ssh/authorized_keys", "root/.aws", "tmp/*",
+	} {
+		if found, _ := filepath.Glob(filepath.Join(tree, own)); len(found) > 0 {
+			t.Errorf("the image has %q", found)
+		}
+	}
+	if id, err := os.ReadFile(filepath.Join(tree, "etc/machine-id")); err != nil || len(id) > 0 {
+		t.Errorf("the image has the machine id %q (%v)", id, err)
+	}
 }
 
 func lastLines(text string, n int) string {
