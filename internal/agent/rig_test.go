@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -71,6 +72,7 @@ type box struct {
 	cfg      *config.Config
 	service  *service
 	once     bool
+	log      *slog.Logger // nil: the rig's
 	metrics  *Metrics
 	// lifecycle is what becomes of the machine, when it is not nil.
 	lifecycle func(context.Context) (instance.Lifecycle, error)
@@ -115,7 +117,7 @@ func (b *box) prepare() error {
 	b.agent, err = New(Parts{
 		Config: b.cfg, Bucket: b.bucket, Table: b.table, Disk: b.disk, Version: "test", Once: b.once,
 		Identity: instance.Identity{ID: b.id, Zone: "a", Source: instance.SourceConfig}, Clock: rigClock{b.r.began},
-		Token: token, Random: func() float64 { return 0.5 }, Log: logger(), Service: b.service, Notifier: &b.r.told, Metrics: b.metrics, Lifecycle: b.lifecycle,
+		Token: token, Random: func() float64 { return 0.5 }, Log: cmp.Or(b.log, logger()), Service: b.service, Notifier: &b.r.told, Metrics: b.metrics, Lifecycle: b.lifecycle,
 	})
 	return err
 }

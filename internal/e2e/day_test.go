@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -40,6 +42,8 @@ var days atomic.Int64
 //	later CODE ARGS…      the same in the background; `ended` waits for it
 //	until TEXT ARGS…      run push ARGS until it prints TEXT, a regular expression
 //	serves ID FILE TEXT   an agent's live release has TEXT in FILE, or soon has
+//	disk ID TEXT…         the folders of an agent's disk have these texts, sorted, in their page, or soon have
+//	aged                  all that is in the bucket was written two days earlier
 //	golden FILE           what push printed last is the text of FILE, where R is a release, N a sequence, T a time, S a size
 func TestDayInTheLife(t *testing.T) {
 	w := newWorld(t)
@@ -55,7 +59,7 @@ func TestDayInTheLife(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"agent": dayAgent, "stop": dayStop, "die": dayDie, "push": dayPush, "later": dayLater, "ended": dayEnded,
-			"until": dayUntil, "serves": dayServes, "golden": dayGolden,
+			"until": dayUntil, "serves": dayServes, "disk": dayDisk, "aged": dayAged, "golden": dayGolden,
 		},
 	})
 }
@@ -189,6 +193,46 @@ func dayServes(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("%s serves %q (%v), want %q", args[0], got, err, args[2])
 		}
 	}
+}
+
+func dayDisk(ts *testscript.TestScript, _ bool, args []string) {
+	root := filepath.Join(today(ts).dir, args[0], "www")
+	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		var got []string
+		entries, err := os.ReadDir(root)
+		ts.Check(err)
+		for _, e := range entries {
+			if text, err := os.ReadFile(filepath.Join(root, e.Name(), "page")); err == nil && e.IsDir() {
+				got = append(got, string(bytes.TrimSpace(text)))
+			}
+		}
+		if slices.Sort(got); slices.Equal(got, args[1:]) {
+			return
+		} else if time.Since(began) > joinTime {
+			ts.Fatalf("on the disk of %s there are %q, want %q", args[0], got, args[1:])
+		}
+	}
+}
+
+func dayAged(ts *testscript.TestScript, _ bool, _ []string) {
+	settings := ts.ReadFile("config.yml")
+	bucket := regexp.MustCompile(`(?m)^bucket: (.*)$`).FindStringSubmatch(settings)[1]
+	ts.Check(age(filepath.Join(today(ts).world.s3.Dir, bucket, "shop"), 48*time.Hour))
+}
+
+// age makes all objects of a site look older to the S3 server.
+func age(site string, by time.Duration) error {
+	return filepath.WalkDir(site, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		then := info.ModTime().Add(-by)
+		return os.Chtimes(name, then, then)
+	})
 }
 
 // unstable is what is another in every run.
