@@ -11,10 +11,12 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"s3pulldeploy/internal/testenv/parts"
 )
@@ -167,6 +169,39 @@ func (r *recorder) table(in *http.Request) {
 	r.note(a)
 }
 
+// amazon is a recorder that is SNS, Auto Scaling and the metadata service of machines in a group.
+func (s *site) amazon() *recorder {
+	s.t.Helper()
+	r := &recorder{site: s, seen: map[string]access{}}
+	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, in *http.Request) {
+		name, metadata := strings.CutPrefix(in.URL.Path, "/latest/meta-data/")
+		value := map[string]string{
+			"instance-id": "i-0123456789abcdef0", "placement/availability-zone": parts.Region + "a",
+			"autoscaling/target-lifecycle-state": "InService", "tags/instance/aws:autoscaling:groupName": "web",
+		}[name]
+		action := in.FormValue("Action")
+		switch {
+		case in.URL.Path == "/latest/api/token":
+			w.Header().Set("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", "60")
+			fmt.Fprint(w, "token")
+			return
+		case metadata && value != "":
+			fmt.Fprint(w, value)
+			return
+		case action == "Publish":
+			r.note(access{"sns:Publish", in.FormValue("TopicArn"), nil})
+		case action != "":
+			r.note(access{"autoscaling:" + action, "arn:aws:autoscaling:" + parts.Region + ":123456789012:autoScalingGroup:1f2e:autoScalingGroupName/" + in.FormValue("AutoScalingGroupName"), nil})
+		default:
+			http.NotFound(w, in)
+			return
+		}
+		fmt.Fprintf(w, "<%[1]sResponse><%[1]sResult/></%[1]sResponse>", action)
+	}))
+	s.t.Cleanup(r.Close)
+	return r
+}
+
 // iamPolicy is what push -policy prints.
 type iamPolicy struct {
 	Statement []struct {
@@ -218,13 +253,10 @@ statements:
 
 // mayBeIdle are what a short run on these servers has no use for.
 var mayBeIdle = map[string]string{
-	"CleanUp s3:DeleteObject":                    "what was dropped stays for a day",
 	"InitBucket s3:PutBucketPublicAccessBlock":   "versitygw does not know it",
 	"InitBucket s3:PutEncryptionConfiguration":   "versitygw does not know it",
 	"InitBucket s3:PutLifecycleConfiguration":    "versitygw does not know it",
-	"InitTable dynamodb:CreateTable":             "all scenarios share one table",
-	"InitTable dynamodb:UpdateTimeToLive":        "all scenarios share one table",
-	"InitTable dynamodb:UpdateContinuousBackups": "all scenarios share one table",
+	"InitTable dynamodb:UpdateContinuousBackups": "DynamoDB Local does not know it",
 	"UseKey kms:GenerateDataKey":                 "S3 asks for it",
 	"UseKey kms:Decrypt":                         "S3 asks for it",
 }
@@ -234,14 +266,24 @@ var mayBeIdle = map[string]string{
 func policies(t *testing.T, w *world) {
 	s := newSite(t, w)
 	const key = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
-	type role struct{ s3, table *recorder }
+	type role struct{ s3, table, others *recorder }
 	as := map[string]role{}
 	for _, name := range []string{"instance", "ci", "developer"} {
-		as[name] = role{s.record(w.s3.Endpoint, false), s.record(w.dynamodb, true)}
+		as[name] = role{s.record(w.s3.Endpoint, false), s.record(w.dynamodb, true), s.amazon()}
 	}
-	use := func(name, bucket string) {
-		text := s.settings(as[name].s3.URL, as[name].table.URL) + "keep_remote: 2\nkms_key_id: " + key + "\n"
+	const inGroup = "lifecycle_hook: launch\nnotify: {sns_success: 'arn:aws:sns:" + parts.Region + ":123456789012:good', sns_error: 'arn:aws:sns:" + parts.Region + ":123456789012:bad'}\n"
+	use := func(name, bucket string, more ...string) {
+		text := s.settings(as[name].s3.URL, as[name].table.URL) + "keep_remote: 2\nkms_key_id: " + key + "\n" + inGroup + strings.Join(more, "\n")
 		s.write("push.yml", strings.Replace(text, "bucket: "+s.bucket, "bucket: "+bucket, 1))
+	}
+	newTable := "s3-pull-deploy-" + s.bucket
+	start := func(id string) *agent {
+		t.Helper()
+		a := s.newAgent(id, inGroup)
+		text := strings.Replace(a.settings(a.extra...), "endpoints: {", fmt.Sprintf("endpoints: {sns: %[1]q, imds: %[1]q, autoscaling: %[1]q, ", as["instance"].others.URL), 1)
+		s.write(filepath.Join(id, "config.yml"), text)
+		a.start()
+		return a
 	}
 	must := func(args ...string) {
 		t.Helper()
@@ -261,38 +303,72 @@ func policies(t *testing.T, w *world) {
 		policy[name] = p
 	}
 	must("-status")
-	fleet := []*agent{s.startAgent("i-0"), s.startAgent("i-1")} // before the first push: there is no pointer
+	fleet := []*agent{start("i-0"), start("i-1")} // before the first push: there is no pointer
 	s.awaitPhase(joinTime, "serve", fleet...)
 	s.live(2, files("one"))
 	s.live(2, files("two"))
-	fleet = append(fleet, s.startAgent("late"))
+	fleet = append(fleet, start("late"))
 	s.awaitPhase(joinTime, "serve", fleet...)
 	s.live(3, files("three"), "-layout=plain")
 	s.live(3, files("four"))
 	must("-rollback", "-timeout=60s")
 	s.live(3, files("five"))
-	for _, verb := range []string{"-status", "-releases", "-manifest", "-gc", "-freeze=sale", "-unfreeze"} {
+	cleanUp := func() {
+		t.Helper()
+		for range 2 { // drops, and deletes what was dropped
+			check(t, age(filepath.Join(w.s3.Dir, s.bucket, s.name), 48*time.Hour))
+			must("-gc")
+		}
+	}
+	cleanUp()
+	for _, verb := range []string{"-status", "-releases", "-manifest", "-check", "-freeze=sale", "-unfreeze"} {
 		must(verb)
 	}
+	use("ci", s.bucket, "rollout: {waves: [1, 100%], approve: true}\n")
+	s.tree(files("in waves"))
+	pushing := in(func() result { return s.push("-deploy="+s.app, "-timeout=90s") })
+	s.await(joinTime, "a wave to approve", func() string {
+		if line := s.push("-status").stdout; !strings.Contains(line, "waiting for `push -approve`") {
+			return line
+		}
+		return ""
+	})
+	must("-approve")
+	if r := pushing(); r.code != 0 {
+		t.Fatalf("a push in waves: %s", r)
+	}
+	use("ci", s.bucket)
 	once := s.newAgent("once")
 	once.configure()
-	if r := s.call(w.agent, "-config="+once.config, "-once"); r.code != 0 {
-		t.Fatalf("agent -once: %s", r)
+	for _, verb := range []string{"-once", "-check"} {
+		if r := s.call(w.agent, "-config="+once.config, verb); r.code != 0 {
+			t.Fatalf("agent %s: %s", verb, r)
+		}
 	}
 	use("developer", s.bucket)
 	must("-init")
 	fleet[2].Kill()
 	must("-forget=late", "-force")
 	s.live(2, files("six"))
-	use("developer", s.bucket+"-new")
+	cleanUp()
+	must("-check")
+	fleet[0].Kill()
+	fleet[1].Kill()
+	use("ci", s.bucket)
+	s.tree(files("seven"))
+	must("-deploy="+s.app, "-wait=false")
+	must("-abort")
+	must("-retry")
+	use("developer", s.bucket+"-new", "table: "+newTable+"\n")
 	must("-init")
 
 	for name, r := range as {
 		t.Run(name, func(t *testing.T) {
 			used := map[string]bool{}
-			for _, rec := range []*recorder{r.s3, r.table} {
+			for _, rec := range []*recorder{r.s3, r.table, r.others} {
 				seen, _ := rec.sofar()
 				for _, a := range seen {
+					a.resource = strings.Replace(a.resource, newTable, "s3-pull-deploy", 1)
 					a.resource = strings.Replace(a.resource, s.bucket+"-new", s.bucket, 1)
 					for k, v := range a.values {
 						a.values[k] = strings.Replace(v, s.bucket+"-new", s.bucket, 1)
@@ -333,6 +409,7 @@ func policies(t *testing.T, w *world) {
 		{"instance", access{"s3:PutObject", site + "latest-deploy", map[string]string{"s3:if-none-match": "*"}}},
 		{"instance", access{"s3:GetObject", "arn:aws:s3:::" + s.bucket + "/" + s.name + "-staging/latest-deploy", nil}},
 		{"instance", access{"dynamodb:UpdateItem", table, map[string]string{"dynamodb:LeadingKeys": s.bucket + "/other"}}},
+		{"instance", access{"sns:Publish", "arn:aws:sns:" + parts.Region + ":123456789012:another", nil}},
 		{"instance", access{"dynamodb:DeleteItem", table, map[string]string{"dynamodb:LeadingKeys": s.bucket + "/" + s.name}}},
 		{"ci", access{"s3:PutObject", site + "p/1", nil}},
 		{"ci", access{"s3:PutObject", site + "p/1", map[string]string{"s3:if-match": "x"}}},

@@ -1,6 +1,7 @@
 package push
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -77,6 +78,76 @@ func TestStatusNamesEachCauseOnce(t *testing.T) {
 	st.print(&console{human: &human}, "shop in b")
 	if got, want := human.String(), "cannot tell: S3 unavailable\nshop in b\nproblem    read head: table does not exist\n"; got != want {
 		t.Errorf("printed %q, want %q", got, want)
+	}
+}
+
+func TestStatusShowsWhatIsKnownOfPointerHeadFreezeAndInstances(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	v := view{
+		Now: now, Pointer: release.Pointer{Release: "R3", Sequence: 300}, HasHead: true, Head: fleet.Head{
+			Epoch: 7, State: fleet.Prepare, Release: "R3", Sequence: 300, Coordinator: "web-1",
+			CommittedEpoch: 6, CommittedSequence: 200, CommittedRelease: "R2", Frozen: &fleet.Freeze{By: "ann", Why: "sale"},
+		},
+		Members: []fleet.Member{
+			{
+				Instance: "web-1", Group: "web", Zone: "eu-central-1a", Phase: fleet.Serve, Version: "1.3", Seen: now.Unix() - 4,
+				Active: fleet.Active{Epoch: 6, Release: "R2"}, Vote: fleet.Vote{Epoch: 7, Release: "R3", Yes: true},
+			},
+			{Instance: "web-2", Group: "web", Phase: fleet.Serve, Version: "1.3", Seen: now.Unix() - 5, Progress: "3 of 9 MB", Active: fleet.Active{Epoch: 6, Release: "R2"}},
+			{
+				Instance: "cron", Group: "cron", Phase: fleet.Out, Version: "1.2", Seen: now.Unix() - 65, Error: "no space left",
+				Vote: fleet.Vote{Epoch: 7, Release: "R3", Kind: fleet.AboutMachine},
+			},
+		},
+	}
+	const want = `epoch 7 to R3 is in state prepare, waiting for web-2 3 of 9 MB
+shop in b
+pointer    R3  sequence 300
+head       R3  sequence 300, epoch 7 prepare, coordinator web-1
+committed  R2  sequence 200
+frozen     by ann until it is lifted: sale
+INSTANCE  GROUP  ZONE           PHASE  RELEASE  VOTE  SEEN  VERSION  PROGRESS, REASON
+cron      cron   -              out    -        no    1m5s  1.2      no space left
+web-1     web    eu-central-1a  serve  R2       yes   4s    1.3      
+web-2     web    -              serve  R2       -     5s    1.3      3 of 9 MB
+`
+	var human strings.Builder
+	v.status("shop").print(&console{human: &human}, "shop in b")
+	if got := human.String(); got != want {
+		t.Errorf("it shows\n%s\nwant\n%s", got, want)
+	}
+}
+
+// Scripts read these: fields may be added, none may go or be called otherwise.
+func TestJSONHasTheFieldsThatScriptsRead(t *testing.T) {
+	status := view{
+		Pointer: release.Pointer{Release: "R"}, HasHead: true, Head: fleet.Head{CommittedEpoch: 1, Frozen: &fleet.Freeze{}}, Members: []fleet.Member{{}},
+	}.status("shop")
+	for object, want := range map[any]string{
+		&Result{}:          "release sequence files uploaded_bytes unchanged_files outcome members excluded live_ms flip_spread_ms reason",
+		&status:            "site line pointer.release pointer.sequence head.epoch head.state head.release head.sequence head.coordinator committed.release committed.sequence freeze.by freeze.why freeze.until problems",
+		&status.Members[0]: "instance group zone phase release vote reason progress seen_s version",
+		&listed{}:          "release layout state pointer pushed author commit message files bytes instances",
+	} {
+		text, err := json.Marshal(object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var fields map[string]any
+		if err := json.Unmarshal(text, &fields); err != nil {
+			t.Fatal(err)
+		}
+		for path := range strings.FieldsSeq(want) {
+			name, below, deep := strings.Cut(path, ".")
+			value, there := fields[name]
+			if deep {
+				inner, _ := value.(map[string]any)
+				_, there = inner[below]
+			}
+			if !there {
+				t.Errorf("no %s in %s", path, text)
+			}
+		}
 	}
 }
 
