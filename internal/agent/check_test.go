@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -91,7 +92,7 @@ func checked(t *testing.T, settings string) (int, string) {
 func TestCheckNamesWhatIsMissingInBucketTableAndPaths(t *testing.T) {
 	s3, dynamo := testenv.S3(t), testenv.DynamoDB(t)
 	settings := fmt.Sprintf("site: promo\nbucket: %s\ntable: none-%s\ninstance_id: web-1\nendpoints: {s3: %q, dynamodb: %q, imds: \"http://127.0.0.1:1\"}\nregion: us-east-1\n"+
-		"root: %s/www\nstate_dir: /dev/null/state\nweb_user: nobody-of-this-name\nshared: {.env: /srv/nowhere/.env}\nlifecycle_hook: launch\n",
+		"root: %s/www\nstate_dir: /dev/null/state\nweb_user: nobody-of-this-name\nowner: no-such-owner\nhooks: {user: no-such-user}\nrestart: [no-such-unit.service]\nshared: {.env: /srv/nowhere/.env}\nlifecycle_hook: launch\n",
 		s3.NewBucket(t), testenv.Name(t), s3.Endpoint, dynamo, t.TempDir())
 	code, said := checked(t, settings)
 	if code != exitFailed {
@@ -99,11 +100,28 @@ func TestCheckNamesWhatIsMissingInBucketTableAndPaths(t *testing.T) {
 	}
 	for _, want := range []string{
 		"read the pointer: nothing was pushed yet", "fail  table none-", "hint: `push -init` creates it", "ok    root: ", "fail  state_dir: /dev/null",
-		"fail  web_user: ", "hint: create the user", "fail  shared: .env -> /srv/nowhere/.env: ", "warn  launch hook launch: there is no metadata service here",
+		"fail  web_user: ", "fail  owner: ", "fail  hooks.user: ", "hint: create the user", `  restart: ["no-such-unit.service"]: `, "fail  shared: .env -> /srv/nowhere/.env: ", "warn  launch hook launch: there is no metadata service here",
 		"ok    instance: web-1 (config), zone unknown", "warn  agent: ",
 	} {
 		if !strings.Contains(said, want) {
 			t.Errorf("no %q in\n%s", want, said)
+		}
+	}
+}
+
+func TestCheckNamesEachPermissionThatIsDenied(t *testing.T) {
+	denied := testenv.Denied(t)
+	code, said := checked(t, fmt.Sprintf("site: promo\nbucket: my-bucket\ninstance_id: web-1\nendpoints: {s3: %q, dynamodb: %q, imds: \"http://127.0.0.1:1\"}\nregion: us-east-1\nroot: %s\nstate_dir: %s\n",
+		denied, denied, t.TempDir(), t.TempDir()))
+	if code != exitFailed {
+		t.Errorf("exit code %d", code)
+	}
+	for _, what := range []string{
+		"bucket my-bucket: read the pointer", "table s3-pull-deploy: read the head (dynamodb:GetItem)", "table s3-pull-deploy: read the members (dynamodb:Query)",
+		"table s3-pull-deploy: write (dynamodb:UpdateItem)", "table s3-pull-deploy: delete (dynamodb:DeleteItem)",
+	} {
+		if !regexp.MustCompile(`(?m)^fail  ` + regexp.QuoteMeta(what) + `: .*denied.*\n      hint: ` + regexp.QuoteMeta(cureRole) + `$`).MatchString(said) {
+			t.Errorf("no %q with its cure in\n%s", what, said)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,6 +56,33 @@ func TestWhatAFailedHookPrintedIsAtHandForPush(t *testing.T) {
 			t.Errorf("the row says %q", m.Error)
 		}
 	})
+}
+
+func TestEachFailingHookStopsItsReleaseAsTheTableSays(t *testing.T) {
+	for name, back := range map[string]bool{"after_sync": false, "before_flip": false, "fleet_once": false, "after_flip": true} {
+		bubble(t, func(r *rig) {
+			b := r.box("i-1", fmt.Sprintf(`hooks: {%s: 'test "$DEPLOY_RELEASE" = %s || { echo the table is locked; exit 3; }'}`, name, r1))
+			b.boot()
+			r.push(r1)
+			r.live(r1, time.Minute, b)
+			r.push(r2)
+			why := "i-1: hook " + name + ": exit code 3: the table is locked"
+			r.until(name+" to stop it", 2*time.Minute, func() bool {
+				h := r.head()
+				if back {
+					return h.Automatic() && h.State == fleet.Done && h.IsBad(r.seq) && strings.Contains(h.Why, why)
+				}
+				return h.State == fleet.Abort && h.Held(r.seq) && strings.Contains(h.Reason, why)
+			})
+			m, _ := r.row("i-1")
+			if no := name == "after_sync" || name == "before_flip"; no != (m.Vote.Kind == fleet.AboutRelease) || b.active() != r1 {
+				t.Errorf("%s: %s is live, and the vote is %+v", name, b.active(), m.Vote)
+			}
+			if at, _ := r.ledger().Output(t.Context(), "i-1"); at == nil || at.Hook != name || at.Text != "the table is locked\n" {
+				t.Errorf("%s: at hand for push is %+v", name, at)
+			}
+		})
+	}
 }
 
 // example reads one of the examples' settings.

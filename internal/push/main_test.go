@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -200,6 +201,26 @@ func TestCredentialsThatAreWrongAreNoMissingPermission(t *testing.T) {
 	}
 	if strings.Contains(said, "permission") || strings.Contains(said, "first line") {
 		t.Errorf("there is no account in the first line, and no permission helps: %s", said)
+	}
+}
+
+func TestCheckNamesEachPermissionThatIsDenied(t *testing.T) {
+	denied, file := testenv.Denied(t), filepath.Join(t.TempDir(), "config.yml")
+	settings := fmt.Sprintf("site: shop\nbucket: my-bucket\nendpoints: {s3: %q, dynamodb: %q}\nregion: us-east-1\n", denied, denied)
+	if err := os.WriteFile(file, []byte(settings), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	if code := Main(t.Context(), []string{"-config=" + file, "-check"}, strings.NewReader(""), &stdout, &stderr); code != exitFailed {
+		t.Errorf("exit code %d: %s", code, stderr.String())
+	}
+	for _, what := range []string{
+		"bucket my-bucket: reach it", "bucket my-bucket: read the pointer (s3:GetObject)", "bucket my-bucket: list (s3:ListBucket)",
+		"table s3-pull-deploy: read the head (dynamodb:GetItem)", "table s3-pull-deploy: read the members (dynamodb:Query)",
+	} {
+		if !regexp.MustCompile(`(?m)^fail  ` + regexp.QuoteMeta(what) + `: .*denied.*\n      hint: ` + regexp.QuoteMeta(curePush) + `$`).MatchString(stdout.String()) {
+			t.Errorf("no %q with its cure in\n%s", what, stdout.String())
+		}
 	}
 }
 
