@@ -17,7 +17,7 @@ import (
 // service is a metadata service that insists on version 2, as instances with HttpTokens=required do.
 type service struct {
 	*httptest.Server
-	values  map[string]string // below /latest/meta-data/; "!" is a 500
+	values  map[string]string // below /latest/meta-data/; "!" is a 500, "slow down" a 429
 	refused atomic.Int64      // requests without the token
 }
 
@@ -51,6 +51,8 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "", http.StatusNotFound)
 	case value == "!":
 		http.Error(w, "", http.StatusInternalServerError)
+	case value == "slow down":
+		http.Error(w, "", http.StatusTooManyRequests)
 	default:
 		fmt.Fprint(w, value)
 	}
@@ -83,6 +85,7 @@ func TestIdentityIsTheSettingsThenEC2sThenTheHostname(t *testing.T) {
 		{"EC2", "", onEC2, nitro, Identity{"i-0123456789abcdef0", "eu-central-1a", SourceEC2}},
 		{"EC2 without a zone", "", map[string]string{"instance-id": "i-1"}, noTag, Identity{"i-1", "", SourceEC2}},
 		{"metadata out of order on EC2", "", map[string]string{"instance-id": "!"}, nitro, Identity{"i-0fedcba9876543210", "", SourceEC2}},
+		{"metadata throttled on EC2", "", map[string]string{"instance-id": "slow down"}, nitro, Identity{"i-0fedcba9876543210", "", SourceEC2}},
 		{"another maker's machine", "", nil, other, Identity{host, "", SourceHostname}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -31,6 +31,8 @@ func TestTerminationSpotNoticesAndWarmPoolsTakeAMachineAway(t *testing.T) {
 		},
 		{"unreadable spot notice", map[string]string{spot: "soon"}, Lifecycle{Going: true, Reason: "spot notice"}, false},
 		{"spot while the state is unknown", map[string]string{state: "!", spot: "{}"}, Lifecycle{Going: true, Reason: "spot notice"}, false},
+		{"spot while the state is throttled", map[string]string{state: "slow down", spot: "{}"}, Lifecycle{Going: true, Reason: "spot notice"}, false},
+		{"throttled", map[string]string{state: "slow down", spot: "slow down"}, Lifecycle{}, true},
 		{"out of order", map[string]string{state: "!", spot: "!"}, Lifecycle{}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
