@@ -10,6 +10,7 @@ import (
 	"math"
 	"os/user"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"s3pulldeploy/internal/config"
@@ -148,7 +149,17 @@ func (s *session) send(ctx context.Context, p *parcel) error {
 			return err
 		}
 	}
-	if err := s.describe(ctx, p); err != nil {
+	err := s.describe(ctx, p)
+	if errors.Is(err, errSlow) {
+		s.say("uploading it in pieces: what a slow line has taken of one is not lost when it breaks")
+		if err = s.compareAll(ctx, p, []*release.Manifest{p.parent}); err == nil {
+			err = s.pack(ctx, p)
+		}
+		if err == nil {
+			err = s.describe(ctx, p)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	s.say("uploaded in %s", span(time.Since(began)))
@@ -195,7 +206,7 @@ func (s *session) describe(ctx context.Context, p *parcel) error {
 			return err
 		}
 		if p.inlined || len(delta) < len(object) {
-			if err := p.site.store.PutDelta(ctx, p.id, p.before, delta); err != nil {
+			if err := s.putDelta(ctx, p, delta); err != nil {
 				return err
 			}
 			p.pointer.Delta = &release.Delta{Parent: p.before, Content: contentOf(delta)}
@@ -212,6 +223,45 @@ func (s *session) describe(ctx context.Context, p *parcel) error {
 	}
 	p.cache.keepManifest(p.id, object)
 	return nil
+}
+
+// errSlow ends the upload of a delta whose contents are better packed.
+var errSlow = errors.New("the line is slow for one object")
+
+// worthPacks is how many times as long as a pack a delta's upload may still take.
+const worthPacks = 3
+
+// putDelta writes the delta. An upload begins anew when the line breaks: one that carries more than a pack's worth of contents is given
+// up as soon as the line turns out to be so slow that this would cost minutes.
+func (s *session) putDelta(ctx context.Context, p *parcel, delta []byte) error {
+	var sent atomic.Int64
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	ctx, cancel := context.WithCancelCause(store.WithProgress(ctx, func(n int64) { sent.Add(n) }))
+	defer cancel(nil)
+	if p.inlined && len(p.kept) > 0 && len(delta) > release.MinPackSize {
+		watch.Go(func() {
+			tick := time.NewTicker(cmp.Or(s.judges, packTime))
+			defer tick.Stop()
+			for last := int64(0); ; {
+				select {
+				case <-ctx.Done():
+					return
+				case <-tick.C:
+				}
+				now := sent.Load()
+				if int64(len(delta))-now > worthPacks*(now-last) {
+					cancel(errSlow)
+				}
+				last = now
+			}
+		})
+	}
+	err := p.site.store.PutDelta(ctx, p.id, p.before, delta)
+	if err != nil && context.Cause(ctx) == errSlow {
+		return errSlow
+	}
+	return err
 }
 
 func contentOf(object []byte) release.Content {

@@ -42,6 +42,11 @@ func (s *session) compare(ctx context.Context, p *parcel, v view) (err error) {
 	if p.parent != nil && p.draft.NewBytes <= lookFurther {
 		return nil
 	}
+	return s.compareAll(ctx, p, manifests)
+}
+
+// compareAll compares with all kept releases, and with what interrupted pushes left.
+func (s *session) compareAll(ctx context.Context, p *parcel, manifests []*release.Manifest) error {
 	others, err := p.site.kept(ctx, p.cache, s.cfg.KeepRemote)
 	if err != nil {
 		return err

@@ -146,11 +146,12 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 type session struct {
 	options
 	*console
-	cfg   *config.Config
-	grace time.Duration    // in place of store.Grace, for tests
-	clock func() time.Time // in place of the time that releases are named by, for tests
-	signs *release.Signer  // nil: what is published is not signed
-	back  []byte           // the manifest of the release that is gone back to; nil in the plain layout
+	cfg    *config.Config
+	grace  time.Duration    // in place of store.Grace, for tests
+	clock  func() time.Time // in place of the time that releases are named by, for tests
+	judges time.Duration    // in place of packTime where a line is judged, for tests
+	signs  *release.Signer  // nil: what is published is not signed
+	back   []byte           // the manifest of the release that is gone back to; nil in the plain layout
 }
 
 func (s *session) version(context.Context) error {

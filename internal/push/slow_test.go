@@ -3,8 +3,11 @@ package push
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -89,4 +92,80 @@ func TestASlowUplinkThatBreaksCostsSeconds(t *testing.T) {
 	if c := m.FreshCost(); c.Requests > 2*int(whole/release.MaxRange+1)+8 {
 		t.Errorf("a fresh sync takes %d requests", c.Requests)
 	}
+}
+
+// slowly reads what a request sends, so slowly that it is given up.
+func slowly(body io.Reader) {
+	buffer := make([]byte, 16<<10)
+	for {
+		if _, err := body.Read(buffer); err != nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func TestALargeDeltaOverASlowUplinkBecomesPacksAndABreakCostsOneOfThem(t *testing.T) {
+	const files = 7 // of 1 MiB each: together less than a delta may have
+	r := newPackedRig(t, map[string]string{"a": "1"})
+	r.deploy()
+	for i := range files {
+		r.write(fmt.Sprintf("f%d", i), noise(byte(i), 1<<20))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	packs := 0
+	var mu sync.Mutex
+	slow := func(breaks bool) func(string, *http.Request) bool {
+		return func(request string, req *http.Request) bool {
+			switch sent := matching([]string{request}, "PUT"); {
+			case matching(sent, "/d/") != nil && req.ContentLength > 1<<20:
+				slowly(req.Body)
+				return false
+			case matching(sent, "/p/") != nil:
+				mu.Lock()
+				defer mu.Unlock()
+				if packs++; breaks && packs == 2 {
+					cancel()
+					return false
+				}
+			}
+			return true
+		}
+	}
+	push := func(ctx context.Context) error {
+		_, err := r.session(ctx, func(s *session) { s.judges = 200 * time.Millisecond }, "-deploy="+r.dir, "-wait=false")
+		return err
+	}
+	r.wire.lets(slow(true))
+	if err := push(ctx); err == nil {
+		t.Fatal("the push was not interrupted")
+	}
+	r.wire.lets(slow(false))
+	mu.Lock()
+	packs = 0
+	mu.Unlock()
+	r.wire.take()
+	if err := push(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p := r.pointer()
+	if p.Delta == nil || p.Delta.Content.Length > 1<<20 {
+		t.Errorf("delta %+v, want one without the contents", p.Delta)
+	}
+	inventory, err := r.store.Packs(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stored int64
+	for _, o := range inventory.Objects {
+		stored += o.Size
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	// One of the first release, one of the broken push, and two of the next, of which the first is small: by it the line is measured.
+	if most := int64(files<<20 + 64<<10); packs != 2 || len(inventory.Objects) != 4 || stored > most {
+		t.Errorf("the second push sent %d packs, and %d are there with %d bytes, want 2, 4 and at most %d", packs, len(inventory.Objects), stored, most)
+	}
+	r.pull()
 }
