@@ -147,7 +147,7 @@ func (m *machine) switchPHP(ctx context.Context, id release.ID) error {
 		m.log.Warn("the pool finds no release at the root of its local route: nothing proves what it serves", "route", route)
 	}
 	if err != nil {
-		return fmt.Errorf("ask PHP: %w", err)
+		return err // not "ask PHP: ": what is stale must not be cut off in the table
 	}
 	return m.askSite(ctx, id)
 }
@@ -249,7 +249,7 @@ func (m *machine) askSite(ctx context.Context, id release.ID) error {
 	_, err := php.Site{URL: h.URL, Host: h.Host, Timeout: h.Timeout}.Runs(ctx, string(id))
 	switch {
 	case errors.Is(err, php.ErrStale):
-		return fmt.Errorf("ask PHP: %w", err)
+		return err
 	case errors.Is(err, php.ErrNoPage) && !m.pageless:
 		m.pageless = true
 		m.log.Warn("nothing proves which release visitors get: include share/nginx/site.conf (share/apache/site.conf) in the site's server block", "error", err)

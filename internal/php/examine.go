@@ -143,7 +143,7 @@ func (s Setup) site(ctx context.Context, o *Opcache) []Finding {
 	case errors.Is(err, ErrNoPage):
 		return []Finding{{Warn, "web server: the site has no page /_deploy/release: nothing proves what visitors get", "include share/nginx/site.conf (share/apache/site.conf) in the site's server block"}}
 	case errors.As(err, &stale):
-		return []Finding{{Fail, fmt.Sprintf("web server: PHP serves %q there, and live is %s", stale.Root, s.Live), stale.Cure}}
+		return []Finding{{Fail, fmt.Sprintf("web server: PHP serves %q there, and live is %s", stale.Root, s.Live), stale.Cure()}}
 	case errors.As(err, &e):
 		return []Finding{{Fail, "web server: " + e.URL + ": " + e.Cause, e.Cure}}
 	case err != nil:

@@ -29,7 +29,7 @@ type Health struct {
 }
 
 // Check asks for the page until an attempt gives what is expected, and returns the last attempt's
-// error: a *RouteError, [ErrStale], the context's, or one that has the status and the first 200 bytes of
+// error: a *RouteError, a [*StaleError], the context's, or one that has the status and the first 200 bytes of
 // the answer. Redirects are not followed: where one is right, Expect says so. Callers name the action.
 func (h Health) Check(ctx context.Context) error {
 	r, err := newRoute(h.URL, h.Host)
@@ -84,7 +84,7 @@ func (h Health) attempt(ctx context.Context, r *route) error {
 		if h.Preview {
 			return fmt.Errorf("%s: it serves %s where %s was asked for by its name: the server block is not share/nginx/preview.conf", r.name, got, h.Release)
 		}
-		return fmt.Errorf("%s: %w: %s instead of %s", r.name, ErrStale, got, h.Release)
+		return &StaleError{URL: r.name, Root: got, Release: h.Release, Visitors: true}
 	}
 	return nil
 }

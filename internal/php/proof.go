@@ -23,21 +23,44 @@ const cureStale = "root (or DEPLOY_ROOT) of the local route must be <root>/activ
 const cureVisitors = "the web server must pass $realpath_root of <root>/active, with open_file_cache off: share/nginx/site.conf; " +
 	"one that was started in another file system (chroot, a mount of its own) must be restarted"
 
-// StaleError is a pool that runs from another folder than that of the live release. It is an [ErrStale].
+// StaleError is a pool, or the path that visitors take, that runs from another folder than that of the live release. It is an [ErrStale].
 type StaleError struct {
-	URL     string // the route, or the page of visitors
-	Root    string // where the pool finds the site; of the path of visitors the release
-	Release string // the release that is live
-	Cure    string // what a person can do, one line
+	URL      string // the route, or the page of visitors
+	Root     string // where the pool finds the site; of the path of visitors the release
+	Release  string // the release that is live
+	Visitors bool   // it is the path that visitors take
 }
 
-// Error is the URL, what is wrong and the cure on one line.
+// saysStale begins the text of every [StaleError], and what follows tells the two kinds apart: so much is left of it where texts are cut.
+const saysStale, saysVisitors = "flipped but stale: ", "flipped but stale: visitors of "
+
+// Error is what is wrong and the cure on one line, the cure last.
 func (e *StaleError) Error() string {
-	return fmt.Sprintf("%s: flipped but stale: PHP runs from %q, not from %s (%s)", e.URL, e.Root, e.Release, e.Cure)
+	if e.Visitors {
+		return fmt.Sprintf(saysVisitors+"%s get %q, not %s (%s)", e.URL, e.Root, e.Release, e.Cure())
+	}
+	return fmt.Sprintf(saysStale+"%s runs from %q, not from %s (%s)", e.URL, e.Root, e.Release, e.Cure())
+}
+
+// Cure is what a person can do, one line.
+func (e *StaleError) Cure() string {
+	if e.Visitors {
+		return cureVisitors
+	}
+	return cureStale
 }
 
 // Unwrap returns [ErrStale].
 func (e *StaleError) Unwrap() error { return ErrStale }
+
+// StaleCure is the cure of a text that holds a [StaleError]'s, also where its end was cut off, as the table does; empty: it holds none.
+func StaleCure(text string) string {
+	e := StaleError{Visitors: strings.Contains(text, saysVisitors)}
+	if !e.Visitors && !strings.Contains(text, saysStale) {
+		return ""
+	}
+	return e.Cure()
+}
 
 // Prove compares where pools say that they run from with the release that is live: an error joins a [*StaleError] for each
 // that is elsewhere. A pool that finds no root at all is no error, since it may see the link under another path; silent lists
@@ -50,7 +73,7 @@ func Prove(pools []Status, release string) (silent []string, err error) {
 			silent = append(silent, s.URL)
 		// Not s.Release: below a release whose id is no time, the probe cannot tell the release from a folder in it.
 		case !slices.Contains(strings.Split(s.Root, "/"), release):
-			errs = append(errs, &StaleError{URL: s.URL, Root: s.Root, Release: release, Cure: cureStale})
+			errs = append(errs, &StaleError{URL: s.URL, Root: s.Root, Release: release})
 		}
 	}
 	return silent, errors.Join(errs...)
@@ -95,7 +118,7 @@ func (s Site) Runs(ctx context.Context, release string) (Seen, error) {
 	case err != nil:
 		return Seen{}, fmt.Errorf("%w: %w", ErrNoPage, err)
 	case !got.Is:
-		return Seen{}, &StaleError{URL: r.name, Root: got.Release, Release: release, Cure: cureVisitors}
+		return Seen{}, &StaleError{URL: r.name, Root: got.Release, Release: release, Visitors: true}
 	}
 	return Seen{got.Release, got.Resolved}, nil
 }

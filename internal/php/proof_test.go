@@ -38,13 +38,32 @@ func TestProofNamesEachPoolItsRootAndTheCure(t *testing.T) {
 	if !errors.As(err, &stale) || stale.URL != "http://a/" || stale.Root != "/srv/r1" {
 		t.Fatalf("error is %v", err)
 	}
-	for _, want := range []string{`http://a/: flipped but stale`, `"/srv/r1", not from r2`, "share/nginx/local.conf", `http://c/: `} {
+	for _, want := range []string{`flipped but stale: http://a/ runs from "/srv/r1", not from r2`, "share/nginx/local.conf", `http://c/ `} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in %v", want, err)
 		}
 	}
 	if strings.Contains(err.Error(), "http://b/") {
 		t.Errorf("the pool that is right is in %v", err)
+	}
+}
+
+func TestStaleTextKeepsItsCauseAndLeadsToItsCureWhereItIsCut(t *testing.T) {
+	left := 200 - len("3 of 3 failed after the flip: i-0123456789abcdef0: ") // of what rows and the head keep
+	for _, e := range []*StaleError{
+		{URL: "http://127.0.0.1:8901/_deploy/opcache", Root: "/var/www/promo.example.com/2026-11-20_20-15-01", Release: "2026-11-20_20-15-02"},
+		{URL: "http://127.0.0.1/_deploy/release?is=2026-11-20_20-15-02", Root: "2026-11-20_20-15-01", Release: "2026-11-20_20-15-02", Visitors: true},
+	} {
+		whole := e.Error()
+		if !strings.HasSuffix(whole, " ("+e.Cure()+")") {
+			t.Errorf("no cure in %q", whole)
+		}
+		if cut := whole[:left]; !strings.Contains(cut, e.URL) || !strings.Contains(cut, e.Root) || !strings.Contains(cut, e.Release+" (") || StaleCure("3 failed: i-1: "+cut) != e.Cure() {
+			t.Errorf("of %q is left %q, cure %q", whole, cut, StaleCure(cut))
+		}
+	}
+	if cure := StaleCure("health check: status 500"); cure != "" {
+		t.Errorf("what is not stale has the cure %q", cure)
 	}
 }
 

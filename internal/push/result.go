@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"s3pulldeploy/internal/php"
 	"s3pulldeploy/internal/release"
 )
 
@@ -117,12 +118,16 @@ func (r *Result) err() error {
 	switch r.Outcome {
 	case Done:
 		if r.unhealthy {
-			return advise(fmt.Errorf("%s: it is flipped to, but not healthy: %s", what, reason), "`push -rollback` goes back")
+			return advise(fmt.Errorf("%s: it is flipped to, but not healthy: %s", what, reason), cmp.Or(php.StaleCure(reason), "`push -rollback` goes back"))
 		}
 	case Aborted:
 		return kind{errAborted, advise(fmt.Errorf("%s: aborted: %s", what, reason), "the fleet is on what it was on before; `push -status` shows each instance")}
 	case RolledBack:
-		return kind{errAborted, advise(fmt.Errorf("%s: rolled back: %s", what, reason), "mend it and push again; this release is not tried any more")}
+		again := "mend it and push again; this release is not tried any more"
+		if cure := php.StaleCure(reason); cure != "" { // nothing is wrong with the release
+			again = cure + "; then push again: this release is not tried any more"
+		}
+		return kind{errAborted, advise(fmt.Errorf("%s: rolled back: %s", what, reason), again)}
 	case Superseded:
 		return kind{errConflict, fmt.Errorf("%s: superseded: %s", what, reason)}
 	case TimedOut:

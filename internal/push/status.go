@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/php"
 	"s3pulldeploy/internal/release"
 )
 
@@ -24,6 +25,7 @@ type Status struct {
 	Freeze    *statusFreeze  `json:"freeze"`
 	Members   []statusMember `json:"members"`
 	Problems  []string       `json:"problems"`
+	Hint      string         `json:"hint"` // what a person can do about it, whose text the table cuts; or ""
 }
 
 type statusTarget struct {
@@ -110,6 +112,10 @@ func (v view) status(name string) Status {
 	slices.SortFunc(st.Members, func(a, b statusMember) int {
 		return cmp.Or(strings.Compare(a.Group, b.Group), strings.Compare(a.Instance, b.Instance))
 	})
+	st.Hint = php.StaleCure(st.Line)
+	for _, m := range st.Members {
+		st.Hint = cmp.Or(st.Hint, php.StaleCure(m.Reason))
+	}
 	for _, err := range causes(v.BucketErr, v.PointerErr, v.Garbage, v.Untrusted, v.HeadErr, v.MembersErr) {
 		st.Problems = append(st.Problems, said(err))
 	}
@@ -253,6 +259,9 @@ func (st Status) print(c *console, where string) {
 		if !strings.HasSuffix(st.Line, p) { // else it is what the line says
 			c.say("problem    %s", p)
 		}
+	}
+	if st.Hint != "" {
+		c.say("hint       %s", st.Hint)
 	}
 	if p := st.Pointer; p != nil {
 		c.say("pointer    %s  sequence %d", p.Release, p.Sequence)

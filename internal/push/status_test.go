@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/php"
 	"s3pulldeploy/internal/release"
 	"s3pulldeploy/internal/store"
 )
@@ -62,6 +63,41 @@ func TestStatusBeginsWithWhatIsStuck(t *testing.T) {
 		if got := v.summary(); !strings.HasPrefix(got, want) {
 			t.Errorf("%q, want it to begin with %q", got, want)
 		}
+	}
+}
+
+// The table keeps 200 bytes of a reason: the cause, and hardly anything of the cure.
+func TestFlippedButStaleIsSaidWithItsWholeCure(t *testing.T) {
+	stale := &php.StaleError{URL: "http://127.0.0.1:8901/_deploy/opcache", Root: "/var/www/promo.example.com/2026-11-20_20-15-01", Release: "2026-11-20_20-15-02"}
+	kept := ("3 of 3 failed after the flip: i-0123456789abcdef0: " + stale.Error())[:200]
+	cause, _, _ := strings.Cut(stale.Error(), " (")
+	for name, r := range map[string]*Result{
+		"taken back":                  {Outcome: RolledBack, Release: "R2", Reason: kept},
+		"with nothing to go back to":  {Outcome: Done, unhealthy: true, Release: "R2", Reason: kept},
+		"not good, and nobody failed": {Outcome: Done, unhealthy: true, Release: "R2", Reason: stale.Error()[:200]},
+	} {
+		var said strings.Builder
+		complain(&said, r.err())
+		if text := said.String(); !strings.Contains(text, cause) || !strings.Contains(text, "push: hint: "+stale.Cure()) {
+			t.Errorf("%s:\n%s", name, text)
+		}
+	}
+	settled := fleet.Head{Epoch: 3, State: fleet.Done, Sequence: 101, Release: "R1", Source: 90, CommittedEpoch: 3, CommittedSequence: 101, CommittedRelease: "R1"}
+	back := settled
+	back.Bad, back.Why = []int64{101}, kept
+	for name, v := range map[string]view{
+		"taken back": {Pointer: release.Pointer{Release: "R2", Sequence: 101}, HasHead: true, Live: 1, Head: back},
+		"in a row":   {HasHead: true, Live: 1, Head: settled, Members: []fleet.Member{{Instance: "i-1", Phase: fleet.Serve, Error: stale.Error()[:200]}}},
+	} {
+		var human strings.Builder
+		st := v.status("shop")
+		st.print(&console{human: &human}, "shop in b")
+		if text := human.String(); !strings.Contains(text, cause) || !strings.Contains(text, "\nhint       "+stale.Cure()+"\n") || st.Hint != stale.Cure() {
+			t.Errorf("%s:\n%s", name, text)
+		}
+	}
+	if st := (view{HasHead: true, Live: 1, Head: fleet.Head{Epoch: 2, State: fleet.Done}}).status("shop"); st.Hint != "" {
+		t.Errorf("all is well, and the hint is %q", st.Hint)
 	}
 }
 
