@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -32,6 +34,37 @@ func (s *site) startChecked(id string, extra ...string) *agent {
 	return a
 }
 
+// inbox is a webhook that keeps what it is told.
+type inbox struct {
+	mu    sync.Mutex
+	texts []string
+}
+
+func (i *inbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var message struct {
+		Text string `json:"text"`
+	}
+	if err := json.NewDecoder(r.Body).Decode(&message); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.texts = append(i.texts, message.Text)
+}
+
+// text is the first message that begins so, or "".
+func (i *inbox) text(headline string) string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, text := range i.texts {
+		if strings.HasPrefix(text, headline) {
+			return text
+		}
+	}
+	return ""
+}
+
 // bad are the files of a release whose check fails.
 func bad(version string) map[string]string {
 	f := files(version)
@@ -39,25 +72,41 @@ func bad(version string) map[string]string {
 	return f
 }
 
-// rollsItselfBack: a release that fails its check on all instances is left by the fleet itself, and never tried again.
+// rollsItselfBack: a release that fails its check on all instances is left by the fleet itself, and never tried again. What the
+// check was answered is in push's last words, in push -status and in the notification.
 func rollsItselfBack(t *testing.T, w *world) {
+	const answer = `status 500 instead of 200: "no such table: orders"`
 	s := newSite(t, w)
+	var told inbox
+	webhook := httptest.NewServer(&told)
+	t.Cleanup(webhook.Close)
 	var fleet []*agent
 	for n := range 3 {
-		fleet = append(fleet, s.startChecked(fmt.Sprintf("i-%d", n)))
+		fleet = append(fleet, s.startChecked(fmt.Sprintf("i-%d", n), fmt.Sprintf("notify: {webhook: %q}", webhook.URL)))
 	}
 	s.awaitPhase(joinTime, "serve", fleet...)
 	good := s.live(3, files("one"))
 	o, r := s.deploy(3, bad("two"))
-	if o.Outcome != "rolled_back" || !strings.Contains(o.Reason, "health check") || !strings.Contains(o.Reason, "500") {
+	if o.Outcome != "rolled_back" || !strings.Contains(o.Reason, "health check") || !strings.Contains(o.Reason, answer) || !strings.Contains(r.stderr, answer) {
 		t.Errorf("want rolled_back with the check's answer: %s", r)
 	}
 	s.awaitLive(joinTime, good.Release, fleet...)
 	for _, a := range fleet {
 		serving(t, a, "one")
 	}
-	if line := s.push("-status").stdout; !strings.HasPrefix(line, o.Release+" was rolled back: 3 of 3 failed") {
-		t.Errorf("push -status begins with %.300q", line)
+	line, _, _ := strings.Cut(s.push("-status").stdout, "\n")
+	if !strings.HasPrefix(line, o.Release+" was rolled back: 3 of 3 failed") || !strings.Contains(line, answer) {
+		t.Errorf("push -status begins with %q", line)
+	}
+	headline := s.name + ": deploy of " + o.Release + " failed and was taken back"
+	s.await(joinTime, "the notification", func() string {
+		if told.text(headline) == "" {
+			return "nobody was told"
+		}
+		return ""
+	})
+	if text := told.text(headline); !strings.Contains(text, answer) {
+		t.Errorf("the notification says %q", text)
 	}
 	if list := s.push("-releases").stdout; !strings.Contains(list, o.Release+"  bad, pushed last ") {
 		t.Errorf("push -releases: %s", list)
