@@ -7,7 +7,7 @@
 // when it was due: a stall is felt by all who came meanwhile. An answer says which releases its files are from (PHP's get_included_files): two are a mixed answer; the release
 // before, to a request that began after the link was seen to have moved, is a stale one. Per flip there are three windows: a second
 // before the push, all of the push before the flip (while the release is fetched and compiled), and the second after the flip. The slowest
-// request of each is taken, and of those the median over all flips, so that a noisy machine does not decide; the table has the maximum too.
+// request of each is taken, and of those the median over all flips, so that a noisy machine does not decide; the table has the maximum and the largest ratio of a flip too.
 //
 // It fails when a request failed, was mixed or stale; when there were fewer than 20 flips in a mode, or, but in mode off, fewer than 10,000
 // requests; and when in mode warm the slowest request after a flip takes over 3 times the one before, or that of reset less than 10 times as
