@@ -98,8 +98,8 @@ func (m *machine) warmed(id release.ID, all []php.Warmth, err error) {
 		cold = append(cold, "cold: "+err.Error())
 	}
 	for _, w := range all {
-		m.log.Info("opcache", "release", string(id), "route", w.URL, "files", w.Files, "cached", w.Cached, "broken", w.Broken, "cold", w.Cold)
-		if w.Cold != "" {
+		m.log.Info("opcache", "release", string(id), "route", w.URL, "files", w.Files, "cached", w.Cached, "broken", w.Broken, "cold", w.Cold, "short", w.Short)
+		if w.Cold != "" || w.Short != "" {
 			cold = append(cold, w.String())
 		}
 	}

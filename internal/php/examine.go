@@ -89,6 +89,8 @@ func (s Setup) pool(ctx context.Context, o *Opcache, address string) []Finding {
 	add(set.FileUpdateProtection > 0, Warn, fmt.Sprintf("opcache.file_update_protection is %d: what hooks make is not kept until it is as old", set.FileUpdateProtection),
 		"opcache.file_update_protection=0, as in share/php/opcache.ini")
 	add(set.Preload != "" && !s.Reload, Warn, "opcache.preload keeps code of the release that was live when php-fpm started", "name php-fpm's unit in `restart`, or do without preload")
+	why := got.outOfStrings()
+	add(why != "", Warn, why+": each file has copies of its own of the rest", "raise opcache.interned_strings_buffer: share/php/opcache.ini")
 	if s.Live != "" {
 		if files, err := scripts(filepath.Join(s.Root, s.Live)); err == nil {
 			empty := *got // what it would hold after a reset

@@ -61,11 +61,15 @@ func (z *sizes) learn(address string, before, after Status, all []script) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	bytes := source(all)
-	z.of[address] = size{
+	learned := size{
 		memory:  float64(after.UsedMemory-before.UsedMemory) / bytes,
 		keys:    float64(after.Keys-before.Keys) / float64(len(all)),
 		strings: float64(after.UsedStrings-before.UsedStrings) / bytes,
 	}
+	if after.outOfStrings() != "" { // what found no place is not counted
+		learned.strings = max(learned.strings, z.of[address].strings)
+	}
+	z.of[address] = learned
 }
 
 // lacks is why scripts do not fit into a pool; empty: they do.
@@ -82,6 +86,23 @@ func (z *sizes) lacks(s Status, all []script) string {
 		return "it does not fit: it needs " + strings.Join(why, " and ")
 	}
 	return ""
+}
+
+// shortage is why interned strings run short when scripts are compiled, as far as that is known; empty: they do not. It keeps no script from
+// being compiled.
+func (z *sizes) shortage(s Status, all []script) string {
+	if n := z.need(s.URL, all); n.strings > s.FreeStrings {
+		return fmt.Sprintf("it needs %s of %s free interned strings (opcache.interned_strings_buffer)", megabytes(n.strings), megabytes(s.FreeStrings))
+	}
+	return s.outOfStrings()
+}
+
+// outOfStrings says that the interned strings' buffer is as good as full; empty: it is not, or there is none.
+func (s Status) outOfStrings() string {
+	if s.FreeStrings*reserve >= s.UsedStrings+s.FreeStrings {
+		return ""
+	}
+	return fmt.Sprintf("only %s of %s for interned strings are free (opcache.interned_strings_buffer)", megabytes(s.FreeStrings), megabytes(s.UsedStrings+s.FreeStrings))
 }
 
 // full is why nothing more should be compiled; empty: go on.
@@ -130,8 +151,9 @@ func (o *Opcache) tight(ctx context.Context, dir string) ([]tightPool, error) {
 			continue
 		}
 		why := o.sizes.lacks(s, all)
-		if n := o.sizes.need(s.URL, all); why == "" && n.strings > s.FreeStrings {
-			why = fmt.Sprintf("one more release needs %s of %s free interned strings (opcache.interned_strings_buffer)", megabytes(n.strings), megabytes(s.FreeStrings))
+		// Nothing is cold for want of strings: where the buffer would not hold two releases, emptying it would only cost.
+		if n := o.sizes.need(s.URL, all); why == "" && n.strings > s.FreeStrings && 2*n.strings <= s.UsedStrings+s.FreeStrings {
+			why = "one more release does not fit: " + o.sizes.shortage(s, all)
 		}
 		if s.Full {
 			why = "it is full"

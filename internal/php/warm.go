@@ -46,6 +46,8 @@ type Warmth struct {
 	Broken int // of them that PHP cannot compile: tests for other versions, templates
 	// Cold is why the rest is not; empty: the release is warm.
 	Cold string
+	// Short is what ran short all the same: interned strings, of which each file then has copies of its own. Empty: nothing.
+	Short string
 }
 
 // String is one line for people.
@@ -53,7 +55,11 @@ func (w Warmth) String() string {
 	if w.Cold != "" {
 		return fmt.Sprintf("cold: %s: %s", w.URL, w.Cold)
 	}
-	return fmt.Sprintf("warm: %s: %d of %d files in opcache", w.URL, w.Cached, w.Files)
+	text := fmt.Sprintf("warm: %s: %d of %d files in opcache", w.URL, w.Cached, w.Files)
+	if w.Short != "" {
+		text += ", but " + w.Short
+	}
+	return text
 }
 
 // script is a file that PHP could run, by its path in the release.
@@ -104,7 +110,7 @@ func (o *Opcache) Warm(ctx context.Context, dir string, say func(string)) ([]War
 			errs = append(errs, err)
 			continue
 		}
-		out = append(out, Warmth{address, len(all), w.cached, w.broken, w.cold})
+		out = append(out, Warmth{address, len(all), w.cached, w.broken, w.cold, w.short})
 	}
 	return out, errors.Join(errs...)
 }
@@ -122,6 +128,7 @@ type warming struct {
 	broken int
 	unkept int
 	cold   string
+	short  string
 }
 
 // run compiles all files in passes; the second and later ones are for those that were broken in the one before.
@@ -141,6 +148,7 @@ func (w *warming) run(ctx context.Context) error {
 	if w.cold = w.o.sizes.lacks(w.last, left); w.cold != "" {
 		return nil
 	}
+	w.short = w.o.sizes.shortage(w.last, left)
 	most := cmp.Or(w.o.options.Warming, warmTime)
 	limit, cancel := context.WithTimeout(ctx, most)
 	defer cancel()

@@ -151,6 +151,76 @@ func TestReleaseThatDoesNotFitIsColdAndHarmsNobody(t *testing.T) {
 	}
 }
 
+// texts makes a release of n files with 400 strings each, 80 bytes or so, that are in no other file.
+func texts(t *testing.T, root, id string, n int) string {
+	t.Helper()
+	dir := release(t, root, id, 0)
+	for i := range n {
+		var text strings.Builder
+		text.WriteString("<?php return [")
+		for line := range 400 {
+			fmt.Fprintf(&text, "'a text of release %s, which is in no other file of it: %d, %d', ", id, i, line)
+		}
+		write(t, fmt.Sprintf("%s/texts%d.php", dir, i), text.String()+"];")
+	}
+	return dir
+}
+
+// What has no place among the interned strings is compiled all the same: no reason to leave it cold, nor to empty what would only fill again.
+func TestInternedStringsThatRunShortAreSaidBeforeTheFlip(t *testing.T) {
+	root := site(t)
+	flip(t, root, "active", first)
+	server := testenv.PHP(t, root, "opcache.interned_strings_buffer=1")
+	cache := php.New(php.Options{Mode: "warm", URLs: []string{server.LocalURL}, Timeout: 30 * time.Second})
+	if w := warm(t, cache, texts(t, root, "2026-11-20_21-00-00", 40)); w.Cold != "" || w.Short != "" || w.Cached != 41 {
+		t.Errorf("of an empty buffer: %+v", w)
+	}
+	dir := texts(t, root, "2026-11-20_21-00-01", 40)
+	if w := warm(t, cache, dir); w.Cold != "" || w.Cached != 41 || !strings.Contains(w.String(), "41 of 41 files in opcache, but it needs ") ||
+		!strings.Contains(w.Short, "free interned strings (opcache.interned_strings_buffer)") {
+		t.Errorf("of a buffer that is full: %+v", w)
+	}
+	if tight, err := cache.Tight(t.Context(), dir); err != nil || len(tight) != 0 {
+		t.Errorf("tight %q, %v", tight, err)
+	}
+	found := worst(php.Examine(t.Context(), php.Setup{
+		Opcache: php.Options{Mode: "warm", URLs: []string{server.LocalURL}}, Site: php.Site{URL: server.URL + "/"}, Root: root, Live: first,
+	}))
+	if !strings.HasPrefix(found, "warn opcache of ") || !strings.Contains(found, "for interned strings are free") || strings.Contains(found, "\n") {
+		t.Errorf("examined:\n%s", found)
+	}
+}
+
+// Memory and keys would hold many more.
+func TestRoomIsMadeForInternedStrings(t *testing.T) {
+	root := site(t)
+	flip(t, root, "active", first)
+	server := testenv.PHP(t, root, "opcache.interned_strings_buffer=2")
+	cache := php.New(php.Options{Mode: "warm", URLs: []string{server.LocalURL}, Timeout: 30 * time.Second})
+	rooms := 0
+	for n := range 10 {
+		dir := texts(t, root, fmt.Sprintf("2026-11-20_21-00-%02d", n), 8)
+		if w := warm(t, cache, dir); w.Cold != "" || w.Short != "" {
+			t.Errorf("release %d: %+v", n, w)
+		}
+		why, err := cache.Tight(t.Context(), dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(why) == 0 {
+			continue
+		}
+		rooms++
+		made, err := cache.MakeRoom(t.Context(), dir, quiet)
+		if err != nil || len(made) != 1 || made[0].Short != "" || !strings.Contains(why[0], "opcache.interned_strings_buffer") {
+			t.Errorf("release %d: room made for %q: %+v, %v", n, why, made, err)
+		}
+	}
+	if rooms < 1 || rooms > 5 {
+		t.Errorf("room was made %d times", rooms)
+	}
+}
+
 func TestPoolThatCannotBeWarmedSaysWhy(t *testing.T) {
 	for ini, why := range map[string]string{
 		"opcache.enable=0":                           "opcache is off",
