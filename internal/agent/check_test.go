@@ -22,11 +22,14 @@ func TestCheckSaysALineEachAndHowToMendIt(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		edit func(name, text string) string
+		ini  string
 		code int
 		want []string
 	}{
-		"as packaged": {nil, exitDone, []string{"ok    opcache route http://127.0.0.1:", "ok    web server: PHP gets the release", "ok    probe: it answers at none"}},
-		"a link is passed on": {broken, exitFailed, []string{
+		"as packaged":        {nil, "", exitDone, []string{"ok    opcache route http://127.0.0.1:", "ok    web server: PHP gets the release", "ok    probe: it answers at none"}},
+		"opcache is off":     {nil, "opcache.enable=0", exitFailed, []string{"fail  opcache of http://127.0.0.1:", "opcache.enable=1", "ok    web server: PHP gets the release"}},
+		"releases are mixed": {nil, "opcache.use_cwd=0", exitFailed, []string{"fail  opcache of http://127.0.0.1:", "files of two releases are mixed", "\n      hint: opcache.use_cwd=1"}},
+		"a link is passed on": {broken, "", exitFailed, []string{
 			"fail  web server: it hands PHP ", "\n      hint: the web server must pass $realpath_root", "ok    opcache route",
 		}},
 	} {
@@ -42,7 +45,7 @@ func TestCheckSaysALineEachAndHowToMendIt(t *testing.T) {
 			if err := os.Symlink(string(r1), filepath.Join(root, "active")); err != nil {
 				t.Fatal(err)
 			}
-			web := testenv.PHPWith(t, parts.WebOptions{Root: root, Edit: c.edit})
+			web := testenv.PHPWith(t, parts.WebOptions{Root: root, Edit: c.edit, Ini: []string{c.ini}})
 			file := filepath.Join(t.TempDir(), "agent.yml")
 			s3, dynamo, name := testenv.S3(t), testenv.DynamoDB(t), testenv.Name(t)
 			createTable(t, dynamo, name)

@@ -22,6 +22,9 @@ func worst(all []php.Finding) string {
 	return strings.Join(lines, "\n")
 }
 
+// preload are lines of php.ini; ROOT is the site's.
+var preload = []string{"opcache.preload=ROOT/active/preload.php", "opcache.preload_user=root"}
+
 func TestExaminationFindsWhatWillNotWork(t *testing.T) {
 	for name, c := range map[string]struct {
 		o      parts.WebOptions
@@ -53,7 +56,11 @@ func TestExaminationFindsWhatWillNotWork(t *testing.T) {
 			o:    parts.WebOptions{Ini: []string{"opcache.validate_timestamps=1", "opcache.file_update_protection=2", "opcache.use_cwd=0"}},
 			want: []string{"warn opcache of", "validate_timestamps is 1", "file_update_protection is 2", "fail opcache of", "use_cwd is 0"},
 		},
-		"two releases do not fit": {o: parts.WebOptions{Ini: small}, want: []string{"warn opcache of", "two releases do not fit", "opcache.memory_consumption"}},
+		"preloaded code that nobody reloads": {
+			o: parts.WebOptions{Ini: preload}, want: []string{"warn opcache of", "opcache.preload keeps code of the release that was live", "php-fpm's unit in `restart`"},
+		},
+		"preloaded code that is reloaded": {o: parts.WebOptions{Ini: preload}, change: func(s *php.Setup) { s.Reload = true }},
+		"two releases do not fit":         {o: parts.WebOptions{Ini: small}, want: []string{"warn opcache of", "two releases do not fit", "opcache.memory_consumption"}},
 		"everybody reaches the probe": {
 			o: parts.WebOptions{Edit: func(_, text string) string {
 				return strings.NewReplacer("listen 127.0.0.1:", "listen 0.0.0.0:", "allow 127.0.0.1;", "allow all;").Replace(text)
@@ -69,7 +76,9 @@ func TestExaminationFindsWhatWillNotWork(t *testing.T) {
 			root := site(t)
 			release(t, root, first, 300)
 			flip(t, root, "active", first)
+			write(t, root+"/"+first+"/preload.php", "<?php function preloaded() {}")
 			c.o.Root = root
+			c.o.Ini = strings.Split(strings.ReplaceAll(strings.Join(c.o.Ini, "\n"), "ROOT", root), "\n")
 			server := testenv.PHPWith(t, c.o)
 			s := php.Setup{
 				Opcache: php.Options{Mode: "warm", URLs: []string{server.LocalURL}, Timeout: 30 * time.Second},

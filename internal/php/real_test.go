@@ -1,10 +1,12 @@
 package php_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +16,7 @@ import (
 
 	"s3pulldeploy/internal/php"
 	"s3pulldeploy/internal/testenv"
+	"s3pulldeploy/internal/testenv/parts"
 )
 
 // Two releases, whose page is made from two files, so that a mixed one would show.
@@ -170,6 +173,113 @@ func TestStaticFilesOfThePreviousReleaseAreStillServed(t *testing.T) {
 	}
 	if _, body, _ := get(t, server.URL+"/index.php/more"); !strings.HasSuffix(body, "/more") {
 		t.Errorf("no PATH_INFO in %q", body)
+	}
+}
+
+// A front controller in public/, as frameworks have it: web root, probe, header, preview, health check and the previous release's files.
+func TestSiteMayLieInAFolderOfTheRelease(t *testing.T) {
+	for name, apache := range map[string]bool{"nginx": false, "apache": true} {
+		t.Run(name, func(t *testing.T) {
+			root := site(t)
+			if err := os.Chmod(filepath.Dir(root), 0o755); err != nil { // Apache's user must get through
+				t.Fatal(err)
+			}
+			for _, id := range []string{first, second} {
+				dir := filepath.Join(root, id)
+				write(t, dir+"/app.php", "<?php return '"+id+"';")
+				write(t, dir+"/public/index.php", "<?php echo '"+id+" ', require __DIR__ . '/../app.php', ' ', $_SERVER['DOCUMENT_ROOT'];")
+				write(t, dir+"/public/"+id+".css", "public "+id)
+			}
+			flip(t, root, "active", first)
+			server := testenv.PHPWith(t, parts.WebOptions{Root: root, Public: "/public", Apache: apache})
+			cache := php.New(php.Options{Mode: "warm", URLs: []string{server.LocalURL}, Timeout: 30 * time.Second})
+			if w := warm(t, cache, filepath.Join(root, second)); w.Cold != "" || w.Cached != 4 {
+				t.Errorf("warm-up: %+v", w)
+			}
+			preview := php.Health{URL: server.Preview + "/index.php", Release: second, Preview: true}
+			if err := preview.Check(t.Context()); err != nil {
+				t.Error(err)
+			}
+			get(t, server.URL+"/")
+			flip(t, root, "previous", first)
+			flip(t, root, "active", second)
+			before := one(t)(cache.Status(t.Context()))
+			if _, err := php.Prove([]php.Status{before}, second); err != nil || before.Release != second {
+				t.Errorf("the pool: %+v, %v", before, err)
+			}
+			for page, want := range map[string]string{
+				"/": second + " " + second + " " + filepath.Join(root, second, "public"), "/pretty/address": second + " " + second + " " + filepath.Join(root, second, "public"),
+				"/" + second + ".css": "public " + second, "/" + first + ".css": "public " + first,
+			} {
+				if status, body, header := get(t, server.URL+page); status != 200 || body != want || header.Get("X-Deploy-Release") != second {
+					t.Errorf("%s: %d %q from %q, want %q", page, status, body, header.Get("X-Deploy-Release"), want)
+				}
+			}
+			if after := one(t)(cache.Status(t.Context())); after.Scripts != before.Scripts {
+				t.Errorf("the first request compiled: %d scripts, %d before it", after.Scripts, before.Scripts)
+			}
+			if _, body, _ := get(t, server.URL+"/part.php"); strings.HasPrefix(body, second) && !strings.Contains(body, "/public") {
+				t.Errorf("what lies outside of public/ is served: %q", body)
+			}
+			if err := (php.Health{URL: server.URL + "/", Release: second}).Check(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if seen, err := (php.Site{URL: server.URL}).Runs(t.Context(), second); err != nil || !seen.Resolved || seen.Release != second {
+				t.Errorf("visitors: %+v, %v", seen, err)
+			}
+			found := php.Examine(t.Context(), php.Setup{
+				Opcache: php.Options{Mode: "warm", URLs: []string{server.LocalURL}}, Site: php.Site{URL: server.URL + "/"}, Root: root, Live: second,
+			})
+			if bad := worst(found); bad != "" {
+				t.Errorf("examined:\n%s", bad)
+			}
+		})
+	}
+}
+
+func TestProbeCompilesNothingOutsideOfARelease(t *testing.T) {
+	root := site(t)
+	flip(t, root, "active", first)
+	write(t, filepath.Join(root, "other.php"), "<?php return 1;")
+	write(t, filepath.Join(root, first, "lib.php"), "<?php return 1;")
+	if err := os.Symlink("../other.php", filepath.Join(root, first, "link.php")); err != nil {
+		t.Fatal(err)
+	}
+	server := testenv.PHP(t, root)
+	for _, c := range []struct {
+		release, files string
+		want           int // scripts more in opcache
+	}{
+		{first, "lib.php", 1}, // the way it is meant
+		{first, "../other.php\nlink.php\n/etc/hostname\n" + root + "/other.php\n../" + second + "/part.php", 0},
+		{"..", filepath.Base(root) + "/other.php", 0},
+		{".", "other.php", 0},
+		{"active", "index.php", 0},
+		{second + "/../" + second, "index.php", 0},
+	} {
+		scripts := func(form url.Values) (got php.Status) {
+			t.Helper()
+			req, err := http.NewRequest(http.MethodPost, server.LocalURL, strings.NewReader(form.Encode()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			req.Header.Set("X-Deploy-Opcache", "1")
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if err := json.NewDecoder(resp.Body).Decode(&got); err != nil {
+				t.Fatal(err)
+			}
+			return got
+		}
+		before := scripts(url.Values{"action": {"status"}})
+		after := scripts(url.Values{"action": {"compile"}, "release": {c.release}, "files": {c.files}, "ms": {"1000"}})
+		if n := after.Scripts - before.Scripts; n != c.want {
+			t.Errorf("release %q, files %q: %d were compiled, want %d", c.release, c.files, n, c.want)
+		}
 	}
 }
 
