@@ -166,6 +166,7 @@ function s3pd_status($restricted)
         'wasted_memory' => s3pd_number($status, 'memory_usage', 'wasted_memory'),
         'used_strings' => s3pd_number($status, 'interned_strings_usage', 'used_memory'),
         'free_strings' => s3pd_number($status, 'interned_strings_usage', 'free_memory'),
+        'started' => s3pd_number($status, 'opcache_statistics', 'start_time'),
         'last_restart' => s3pd_number($status, 'opcache_statistics', 'last_restart_time'),
         'own_restarts' => s3pd_number($status, 'opcache_statistics', 'oom_restarts')
             + s3pd_number($status, 'opcache_statistics', 'hash_restarts'),

@@ -80,10 +80,10 @@ type Service interface {
 	// WatchdogEvery is how often Watchdog is expected, 0 for never.
 	WatchdogEvery() time.Duration
 	// Reload has units reload their configuration, or restarts those that cannot, and waits for the end of it. Patterns such as
-	// php*-fpm.service are allowed; that none is running is an error.
+	// php*-fpm.service are allowed; that none is running is an error, and so is [ErrNotAllowed].
 	Reload(ctx context.Context, units []string) error
 	// Restart restarts those of the units that are running, all at once, and waits for the end of it. Patterns are allowed; that none
-	// is running is no error.
+	// is running is no error; [ErrNotAllowed] is the error where nothing else failed.
 	Restart(ctx context.Context, units []string) error
 	// Going says whether the machine itself is about to go.
 	Going(ctx context.Context) bool
@@ -225,7 +225,7 @@ func (a *Agent) loop(ctx context.Context, t *triggers) error {
 		if a.away.Away() {
 			return a.goAway()
 		}
-		a.node.Progress(cmp.Or(a.job.said(), a.machine.coldness()))
+		a.node.Progress(cmp.Or(a.job.said(), a.machine.coldness(), a.machine.undone.text()))
 		want, sleep := a.node.Step(ctx)
 		if ctx.Err() != nil {
 			break

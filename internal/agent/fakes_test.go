@@ -22,12 +22,12 @@ type service struct {
 	reloaded []string
 	// reload is done in a Reload, when it is not nil.
 	reload func()
-	// restarted are the units of each Restart, whose error is stuck.
-	restarted []string
-	stuck     error
-	active    func() release.ID
-	every     time.Duration
-	going     bool
+	// restarted are the units of each Restart, whose error is stuck; barred is that of a Reload.
+	restarted     []string
+	stuck, barred error
+	active        func() release.ID
+	every         time.Duration
+	going         bool
 
 	mu    sync.Mutex
 	ready []release.ID // what was active at each Ready
@@ -77,7 +77,14 @@ func (s *service) Reload(_ context.Context, units []string) error {
 	if s.reload != nil {
 		s.reload()
 	}
-	return nil
+	return s.barred
+}
+
+// reloads are the units of all Reloads.
+func (s *service) reloads() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.reloaded)
 }
 
 // onReload sets what a Reload does.

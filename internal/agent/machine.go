@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -81,10 +82,29 @@ type machine struct {
 	warmFor     release.ID // which was compiled last
 	backTime    time.Duration
 	pageless    bool // it was said that the site has no page that names its release
-	cold        atomic.Pointer[string]
+	cold        note
+	undone      note // what could not be done after the last flip, though the release is served
 
 	mu       sync.Mutex
 	listings map[release.ID]release.Listing // of the last few pointers: inspected, then staged
+}
+
+// note is a line of the worker's for people, that the loop reads. The zero value is empty.
+type note struct{ is atomic.Pointer[string] }
+
+func (n *note) set(text string) { n.is.Store(&text) }
+
+func (n *note) text() string {
+	if text := n.is.Load(); text != nil {
+		return *text
+	}
+	return ""
+}
+
+// warn says, in the log, and until the next flip in the status, what was not done after the flip.
+func (m *machine) warn(text string) {
+	m.log.Warn(text)
+	m.undone.set(strings.TrimPrefix(m.undone.text()+"; "+text, "; "))
 }
 
 // newMachine wires a machine.

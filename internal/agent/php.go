@@ -103,17 +103,11 @@ func (m *machine) warmed(id release.ID, all []php.Warmth, err error) {
 			cold = append(cold, w.String())
 		}
 	}
-	text := strings.Join(cold, "; ")
-	m.cold.Store(&text)
+	m.cold.set(strings.Join(cold, "; "))
 }
 
 // coldness is why the last release is not all in opcache; empty: it is, or nobody asked.
-func (m *machine) coldness() string {
-	if text := m.cold.Load(); text != nil {
-		return *text
-	}
-	return ""
-}
+func (m *machine) coldness() string { return m.cold.text() }
 
 // switchPHP does what the mode asks for after a flip, where that is not done yet, and has all pools, and the site as visitors
 // reach it, say which release they run.
@@ -152,25 +146,32 @@ func (m *machine) switchPHP(ctx context.Context, id release.ID) error {
 	return m.askSite(ctx, id)
 }
 
-// reloadPreloaded reloads php-fpm where a pool holds preloaded code of the release before, once an epoch, and asks all pools again.
+// reloadPreloaded reloads php-fpm where a pool holds preloaded code of the release before, once an epoch, and asks all pools again. Where
+// it may not, the rest of the release is served all the same, and a warning says so.
 func (m *machine) reloadPreloaded(ctx context.Context, pools []php.Status) ([]php.Status, error) {
-	i := slices.IndexFunc(pools, func(s php.Status) bool { return s.Settings.Preload != "" })
-	if i < 0 || m.after.reload {
+	if m.after.reload || !slices.ContainsFunc(pools, preloads) {
 		return pools, nil
 	}
+	const keeps = "opcache.preload keeps code of the release that was live when php-fpm started: "
 	units := fpmUnits(m.cfg.Restart)
 	if len(units) == 0 {
-		m.log.Warn("opcache.preload keeps code of the release that was live when php-fpm started: "+
-			"name php-fpm's unit in `restart`, then it is reloaded after each flip", "preload", pools[i].Settings.Preload)
+		m.warn(keeps + "name php-fpm's unit in `restart`, then it is reloaded after each flip")
 		m.after.reload = true
 		return pools, nil
 	}
-	pools, err := m.reload(ctx, units)
-	if err != nil {
-		err = fmt.Errorf("reload php-fpm for opcache.preload: %w", err)
+	fresh, err := m.reload(ctx, units, pools)
+	switch {
+	case errors.Is(err, ErrNotAllowed):
+		m.warn(keeps + err.Error())
+		m.after.reload = true
+		return pools, nil
+	case err != nil:
+		return nil, fmt.Errorf("reload php-fpm for opcache.preload: %w", err)
 	}
-	return pools, err
+	return fresh, nil
 }
+
+func preloads(s php.Status) bool { return s.Settings.Preload != "" }
 
 // revive reloads a php-fpm that gives no answer after a rollback, once an epoch: its workers may hang in code of the release
 // that was live. What it does not mend is for those to say who ask PHP next.
@@ -191,7 +192,7 @@ func (m *machine) revive(ctx context.Context) {
 		return
 	}
 	m.log.Warn("PHP gives no answer after a rollback: php-fpm is reloaded", "units", units, "error", err)
-	if _, err := m.reload(ctx, units); err != nil {
+	if _, err := m.reload(ctx, units, nil); err != nil {
 		m.log.Warn("reload php-fpm", "error", err)
 	}
 }
@@ -203,22 +204,32 @@ const (
 	answerPause = 100 * time.Millisecond
 )
 
-// reload reloads php-fpm, which empties opcache, and waits until all pools answer.
-func (m *machine) reload(ctx context.Context, units []string) ([]php.Status, error) {
+// reload reloads php-fpm, which empties opcache, and waits until all pools answer, and those that preload are no longer what they were
+// before: systemd calls the reload done when it has asked for it, and the old workers go on for a moment.
+func (m *machine) reload(ctx context.Context, units []string, before []php.Status) ([]php.Status, error) {
 	if err := m.service.Reload(ctx, units); err != nil {
 		return nil, err
 	}
 	m.after.reload, m.warmFor = true, ""
 	limit, cancel := context.WithTimeout(ctx, reloadTime)
 	defer cancel()
+	old := map[string]int64{} // when they were started, by their routes; a probe of an older package does not say
+	for _, s := range before {
+		if preloads(s) && s.Started > 0 {
+			old[s.URL] = s.Started
+		}
+	}
 	for {
 		pools, err := m.opcache.Status(limit)
-		if err == nil {
+		if err == nil && !slices.ContainsFunc(pools, func(s php.Status) bool { return old[s.URL] == s.Started && s.Started > 0 }) {
 			return pools, nil
 		}
 		select {
 		case <-limit.Done():
-			return nil, err
+			if err == nil {
+				m.warn("a pool with opcache.preload goes on as it was after the reload: is its unit named in `restart`?")
+			}
+			return pools, err
 		case <-time.After(answerPause):
 		}
 	}

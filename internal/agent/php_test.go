@@ -10,7 +10,9 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -39,14 +41,38 @@ func realRig(t *testing.T) *rig {
 // serve boots a machine; in its settings LOCAL, SITE and PREVIEW are addresses of its web server, and ini are for PHP.
 func (r *rig) serve(id, settings string, ini ...string) webBox {
 	r.t.Helper()
-	b := r.box(id)
+	return r.box(id, settings).serve(ini...)
+}
+
+// root is that of the settings, before they are read.
+func (b *box) root() string {
 	_, rest, _ := strings.Cut(b.settings, "root: ")
 	root, _, _ := strings.Cut(rest, "\n")
-	web := testenv.PHP(r.t, root, ini...)
-	b.settings += strings.NewReplacer("LOCAL", web.LocalURL, "SITE", web.URL, "PREVIEW", web.Preview).Replace(settings)
+	return root
+}
+
+func (b *box) serve(ini ...string) webBox {
+	b.r.t.Helper()
+	web := testenv.PHP(b.r.t, b.root(), ini...)
+	b.settings = strings.NewReplacer("LOCAL", web.LocalURL, "SITE", web.URL, "PREVIEW", web.Preview).Replace(b.settings)
 	b.boot()
-	r.t.Cleanup(b.stop)
+	b.r.t.Cleanup(b.stop)
 	return webBox{b, web, php.New(php.Options{URLs: []string{web.LocalURL}})}
+}
+
+// page is what a page of the site answers.
+func (s webBox) page(path string) string {
+	s.r.t.Helper()
+	resp, err := http.Get(s.web.URL + path)
+	if err != nil {
+		s.r.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.r.t.Fatal(err)
+	}
+	return string(text)
 }
 
 // pushPHP pushes a release of n files of PHP and a page that says its release; more are name and text of further ones.
@@ -216,6 +242,75 @@ func TestPreloadedCodeIsReloadedOnceAnEpoch(t *testing.T) {
 	}
 }
 
+// systemd calls a reload done when it has asked php-fpm for it: what is compiled into the old one's opcache is lost.
+func TestNothingIsCompiledBeforeTheReloadHasHappened(t *testing.T) {
+	p := newPool(t)
+	m, _ := settler(t, "true", p)
+	m.cfg.Opcache.Mode, m.cfg.Restart = "warm", []string{"php8.2-fpm.service"}
+	p.set(func(p *pool) { p.preload, p.started = "/srv/preload.php", 100 })
+	m.service.(*service).onReload(func() { p.set(func(p *pool) { p.asked, p.started, p.behind = nil, 101, 3 }) })
+	if err := os.WriteFile(filepath.Join(m.cfg.Root, string(r1), "a.php"), []byte("<?php"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.settle(t.Context(), settleOf(1, r1)); err != nil || m.undone.text() != "" {
+		t.Fatalf("%v, %q", err, m.undone.text())
+	}
+	p.set(func(p *pool) {
+		if len(p.asked) < 5 || slices.Contains(p.asked[:4], "cached") || !slices.Contains(p.asked, "cached") {
+			t.Errorf("after the reload it was asked %q", p.asked)
+		}
+	})
+}
+
+// A php-fpm that was started with a release of another tool. What it preloads lies in the release, as users have it.
+func TestPreloadedCodeFollowsTheFlip(t *testing.T) {
+	const old = release.ID("2026-11-20_20-15-00")
+	preload := func(id release.ID) string { return "<?php function preloaded() { return '" + string(id) + "'; }" }
+	for name, c := range map[string]struct {
+		restart string
+		barred  error
+		want    release.ID // whose preloaded code runs in the end
+		warning string
+	}{
+		"reloaded":         {"[php8.2-fpm.service]", nil, r2, ""},
+		"no unit is named": {"[]", nil, old, "opcache.preload keeps code of the release that was live when php-fpm started: name php-fpm's unit in `restart`"},
+		"polkit forbids":   {"[php8.2-fpm.service]", fmt.Errorf("php8.2-fpm.service: %w", ErrNotAllowed), old, "opcache.preload keeps code of the release that was live when php-fpm started: php8.2-fpm.service: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := realRig(t)
+			b := r.box("i-1", warmSettings+"restart: "+c.restart)
+			dir := filepath.Join(b.root(), string(old))
+			if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(dir+"/preload.php", []byte(preload(old)), 0o644), os.Symlink(string(old), filepath.Join(b.root(), "active"))); err != nil {
+				t.Fatal(err)
+			}
+			b.service.barred = c.barred
+			s := b.serve("opcache.preload="+filepath.Join(b.root(), "active/preload.php"), "opcache.preload_user=root")
+			if c.barred == nil {
+				b.service.onReload(func() { _ = syscall.Kill(s.web.FPM(), syscall.SIGUSR2) })
+			}
+			for _, id := range []release.ID{r1, r2} {
+				r.pushPHP(id, 3, "preload.php", preload(id), "which.php", "<?php echo '"+string(id)+" ', preloaded();")
+				r.live(id, liveTime, b)
+				r.until("what preload calls for", liveTime, func() bool {
+					m, _ := r.row("i-1")
+					return strings.HasPrefix(m.Progress, c.warning) && strings.Contains(b.agent.Status().Line, c.warning) && (c.warning != "" || m.Progress == "")
+				})
+			}
+			if got := s.page("/which.php"); got != string(r2+" "+c.want) {
+				t.Errorf("the page says %q, want the code of %s and what was preloaded of %s", got, r2, c.want)
+			}
+			if n := len(b.service.reloads()); c.want == r2 && n != 2 {
+				t.Errorf("%d reloads in two rollouts", n)
+			}
+			before := s.status()
+			s.page("/lib/f0.php")
+			if after := s.status(); after.Scripts != before.Scripts || after.Release != string(r2) {
+				t.Errorf("the release is not in opcache: %d scripts, %d after a request", before.Scripts, after.Scripts)
+			}
+		})
+	}
+}
+
 func TestOnePoolWithPreloadIsEnoughForAReload(t *testing.T) {
 	preloading, plain := newPool(t), newPool(t)
 	m, _ := settler(t, "true", preloading, plain)
@@ -292,6 +387,45 @@ func (t *turns) Try(ctx context.Context, work func(context.Context) error) (bool
 		return false, t.err
 	}
 	return true, work(ctx)
+}
+
+// Two instances whose opcache is full when the release has gone live.
+func TestRoomIsMadeAfterTheRolloutUnderALeaseByOneInstanceAtATime(t *testing.T) {
+	r := realRig(t)
+	var mu sync.Mutex
+	emptied := map[string]bool{}
+	full := func(id string) *box {
+		p := newPool(t)
+		p.set(func(p *pool) {
+			p.full = true
+			p.hear = func(action string) {
+				mu.Lock()
+				defer mu.Unlock()
+				if action == "reset" {
+					p.full, emptied[id] = false, true
+				} else if action != "cached" || !emptied[id] {
+					return
+				}
+				h, _, err := r.ledger().Head(context.Background(), true)
+				turn, terr := r.table.Get(context.Background(), fleet.Key{Partition: "bucket/promo", Sort: "turn#opcache"}, true)
+				if err != nil || terr != nil || h.State != fleet.Done || h.Release != r1 || turn["owner"] != id {
+					t.Errorf("%s of %s in state %s of %s, and it is the turn of %v: %v, %v", action, id, h.State, h.Release, turn["owner"], err, terr)
+				}
+			}
+		})
+		b := r.box(id, fmt.Sprintf("opcache: {mode: warm, url: %q}", p.URL+"/_deploy/opcache"))
+		b.boot()
+		t.Cleanup(b.stop)
+		return b
+	}
+	boxes := []*box{full("i-1"), full("i-2")}
+	r.push(r1)
+	r.live(r1, liveTime, boxes...)
+	r.until("room on both", liveTime, func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(emptied) == 2
+	})
 }
 
 func TestRoomIsMadeOnlyInTurnAndOnceForARelease(t *testing.T) {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/coreos/go-systemd/v22/dbus"
+	godbus "github.com/godbus/dbus/v5"
 
 	"s3pulldeploy/internal/instance"
 )
@@ -76,6 +78,16 @@ const reloadTime = time.Minute
 // restartTime bounds the restart of all units: systemd kills what does not stop after 90 seconds.
 const restartTime = 3 * time.Minute
 
+// ErrNotAllowed says that the agent's user may not do to a unit what was asked for: polkit has no rule that lets it.
+var ErrNotAllowed = errors.New("systemd does not allow it to the agent's user: share/polkit/50-s3-pull-deploy.rules")
+
+// denied says whether systemd's answer is that one may not.
+func denied(err error) bool {
+	var e godbus.Error
+	return errors.As(err, &e) &&
+		(e.Name == "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired" || e.Name == "org.freedesktop.DBus.Error.AccessDenied")
+}
+
 // Reload is as [Service] says, over D-Bus. The agent's user must be allowed to (root is).
 func (s Systemd) Reload(ctx context.Context, units []string) error {
 	ctx, cancel := context.WithTimeout(ctx, reloadTime)
@@ -108,7 +120,8 @@ func toManager(ctx context.Context) (*dbus.Conn, error) {
 	return dbus.NewSystemConnectionContext(ctx)
 }
 
-// each begins a job for every running unit of some patterns, and waits for all of them. It returns how many there are.
+// each begins a job for every running unit of some patterns, and waits for all of them. It returns how many there are; that some may
+// not be touched is the error only where nothing else failed.
 func (Systemd) each(ctx context.Context, units []string, begin func(*dbus.Conn, string, chan<- string) (int, error)) (int, error) {
 	c, err := toManager(ctx)
 	if err != nil {
@@ -120,10 +133,14 @@ func (Systemd) each(ctx context.Context, units []string, begin func(*dbus.Conn, 
 		return 0, fmt.Errorf("list units %q: %w", units, err)
 	}
 	jobs := make([]chan string, len(found))
-	var errs []error
+	var errs, barred []error
 	for i, u := range found { // all at once: a worker may take a minute to end its job
 		jobs[i] = make(chan string, 1)
-		if _, err := begin(c, u.Name, jobs[i]); err != nil {
+		_, err := begin(c, u.Name, jobs[i])
+		switch {
+		case denied(err):
+			barred, jobs[i] = append(barred, fmt.Errorf("%s: %w: %w", u.Name, ErrNotAllowed, err)), nil
+		case err != nil:
 			errs, jobs[i] = append(errs, fmt.Errorf("%s: %w", u.Name, err)), nil
 		}
 	}
@@ -140,5 +157,5 @@ func (Systemd) each(ctx context.Context, units []string, begin func(*dbus.Conn, 
 			errs = append(errs, fmt.Errorf("%s: %w", u.Name, ctx.Err()))
 		}
 	}
-	return len(found), errors.Join(errs...)
+	return len(found), cmp.Or(errors.Join(errs...), errors.Join(barred...))
 }

@@ -54,6 +54,7 @@ func (m *machine) settle(ctx context.Context, w fleet.Want) error {
 func (m *machine) settleOnce(ctx context.Context, w fleet.Want) error {
 	if m.after.epoch != w.Epoch {
 		m.after = after{epoch: w.Epoch, reset: map[string]bool{}}
+		m.undone.set("")
 	}
 	if goesBack(w) {
 		m.revive(ctx)
@@ -62,7 +63,11 @@ func (m *machine) settleOnce(ctx context.Context, w fleet.Want) error {
 		return err
 	}
 	if units := otherUnits(m.cfg.Restart); !m.after.units && len(units) > 0 {
-		if err := m.service.Restart(ctx, units); err != nil {
+		err := m.service.Restart(ctx, units)
+		switch {
+		case errors.Is(err, ErrNotAllowed): // says nothing about the release, and going back would not mend it
+			m.warn("restart: what runs in these units may be of the release before: " + err.Error())
+		case err != nil:
 			return fmt.Errorf("restart: %w", err)
 		}
 		m.after.units = true

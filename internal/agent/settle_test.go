@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	godbus "github.com/godbus/dbus/v5"
+
 	"s3pulldeploy/internal/config"
 	"s3pulldeploy/internal/fleet"
 	"s3pulldeploy/internal/php"
@@ -34,6 +36,9 @@ type pool struct {
 
 	preload string
 	full    bool
+	hear    func(action string) // what is asked for, before it is answered
+	started int                 // when PHP says that it was started
+	behind  int                 // for how many more answers it says what it said before
 }
 
 // forever is more answers than a test asks for.
@@ -55,13 +60,21 @@ func (p *pool) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	action := r.PostFormValue("action")
 	p.asked = append(p.asked, action)
+	if p.hear != nil {
+		p.hear(action)
+	}
 	if p.ill > 0 || action == p.illFor {
 		p.ill = max(p.ill-1, 0)
 		w.WriteHeader(http.StatusBadGateway)
 		return
 	}
-	fmt.Fprintf(w, `{"probe":"s3-pull-deploy","protocol":2,"action":%q,"root":%q,"enabled":true,"reset":%t,"full":%t,"free_memory":99000000,"max_keys":9999,"settings":{"preload":%q}}`,
-		action, p.root, action == "reset", p.full, p.preload)
+	started := p.started
+	if p.behind > 0 {
+		p.behind--
+		started--
+	}
+	fmt.Fprintf(w, `{"probe":"s3-pull-deploy","protocol":2,"action":%q,"root":%q,"enabled":true,"reset":%t,"full":%t,"started":%d,"free_memory":99000000,"max_keys":9999,"settings":{"preload":%q}}`,
+		action, p.root, action == "reset", p.full, started, p.preload)
 }
 
 func (p *pool) set(change func(p *pool)) {
@@ -264,5 +277,53 @@ func TestGivingUpSaysNothingAboutARelease(t *testing.T) {
 	_ = m.settle(t.Context(), settleOf(3, r1))
 	if bad := recall(m.disk, m.log).bad(); len(bad) > 0 {
 		t.Errorf("a release that worked once is bad: %v", bad)
+	}
+}
+
+// What systemd does not let the agent do is no fault of the release, and going back from it would not mend that.
+func TestUnitsThatMayNotBeTouchedAreAWarningUntilTheNextFlip(t *testing.T) {
+	p := newPool(t)
+	m, told := settler(t, "true", p)
+	m.cfg.Restart = []string{"php8.2-fpm.service", "queue@*.service"}
+	s := m.service.(*service)
+	s.stuck, s.barred = fmt.Errorf("queue@1.service: %w", ErrNotAllowed), fmt.Errorf("php8.2-fpm.service: %w", ErrNotAllowed)
+	p.set(func(p *pool) { p.preload, p.page = "/srv/preload.php", http.StatusInternalServerError })
+	for range 2 { // the warning is said once an epoch, and stays
+		if err := m.settle(t.Context(), settleOf(1, r1)); err == nil || !strings.Contains(err.Error(), "health check: ") {
+			t.Fatalf("error is %v", err)
+		}
+	}
+	p.set(func(p *pool) { p.page = http.StatusOK })
+	if err := m.settle(t.Context(), settleOf(1, r1)); err != nil || lines(t, told) != 1 || len(s.reloaded) != 1 || len(s.restarted) != 1 {
+		t.Errorf("%v; %d after_flips, reloaded %q, restarted %q", err, lines(t, told), s.reloaded, s.restarted)
+	}
+	said := m.undone.text()
+	for _, want := range []string{"opcache.preload keeps code", "php8.2-fpm.service: ", "queue@1.service: ", "share/polkit"} {
+		if strings.Count(said, want) < 1 || strings.Count(said, "queue@1.service: ") != 1 {
+			t.Errorf("no %q in %q", want, said)
+		}
+	}
+	s.stuck, s.barred = nil, nil
+	if err := m.settle(t.Context(), settleOf(2, r1)); err != nil || m.undone.text() != "" {
+		t.Errorf("%v; after a flip where all was allowed: %q", err, m.undone.text())
+	}
+	s.stuck = errors.New("queue@1.service: failed")
+	if err := m.settle(t.Context(), settleOf(3, r1)); err == nil || !strings.Contains(err.Error(), "restart: queue@1.service: failed") {
+		t.Errorf("a unit that does not come back: %v", err)
+	}
+}
+
+func TestWhatPolkitAnswersIsKnown(t *testing.T) {
+	for name, want := range map[string]bool{
+		"org.freedesktop.DBus.Error.InteractiveAuthorizationRequired": true,
+		"org.freedesktop.DBus.Error.AccessDenied":                     true,
+		"org.freedesktop.systemd1.NoSuchUnit":                         false,
+	} {
+		if got := denied(fmt.Errorf("begin: %w", godbus.Error{Name: name})); got != want {
+			t.Errorf("%s: %t, want %t", name, got, want)
+		}
+	}
+	if denied(nil) || denied(errors.New("connection closed")) {
+		t.Error("another error is taken for a refusal")
 	}
 }

@@ -48,6 +48,9 @@ func (a *Agent) look() Status {
 	if text := a.machine.coldness(); text != "" {
 		v.Problems["opcache"] = text
 	}
+	if text := a.machine.undone.text(); text != "" {
+		v.Problems["warning"] = text
+	}
 	if a.reloadErr != "" {
 		v.Problems["settings"] = a.reloadErr
 	}

@@ -102,6 +102,7 @@ var owners = []struct {
 	},
 	{"github.com/go-co-op/gocron", []string{"internal/agent"}, "only the daemon has a schedule"},
 	{"github.com/coreos/go-systemd", []string{"internal/agent"}, "only the daemon runs under systemd"},
+	{"github.com/godbus/dbus", []string{"internal/agent"}, "only the daemon runs under systemd"},
 	{"github.com/fsnotify/fsnotify", []string{"internal/config"}, "what is watched is the settings file"},
 	{"gopkg.in/yaml.v3", []string{"internal/config"}, "one strict decoder; YAML is nobody else's format"},
 	{

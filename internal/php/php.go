@@ -83,6 +83,7 @@ type Status struct {
 	WastedMemory int64 `json:"wasted_memory"`
 	UsedStrings  int64 `json:"used_strings"` // of the interned strings' buffer, which is part of the used memory
 	FreeStrings  int64 `json:"free_strings"`
+	Started      int64 `json:"started"`      // when php-fpm was started or reloaded, Unix seconds; 0: the probe does not say
 	LastRestart  int64 `json:"last_restart"` // when it was emptied, Unix seconds; 0: never
 	OwnRestarts  int   `json:"own_restarts"` // how often it was emptied because it was full
 
