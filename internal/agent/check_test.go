@@ -113,9 +113,13 @@ func TestCheckNamesWhatIsMissingInBucketTableAndPaths(t *testing.T) {
 }
 
 func TestCheckNamesEachPermissionThatIsDenied(t *testing.T) {
-	denied := testenv.Denied(t)
-	code, said := checked(t, fmt.Sprintf("site: promo\nbucket: my-bucket\ninstance_id: web-1\nendpoints: {s3: %q, dynamodb: %q, imds: \"http://127.0.0.1:1\"}\nregion: us-east-1\nroot: %s\nstate_dir: %s\n",
-		denied, denied, t.TempDir(), t.TempDir()))
+	denied, metadata := testenv.Denied(t), newEC2(t, "InService")
+	settings := fmt.Sprintf("site: promo\nbucket: my-bucket\nregion: us-east-1\nroot: %s\nstate_dir: %s\nlifecycle_hook: launch\nendpoints: {s3: %[3]q, dynamodb: %[3]q, imds: %[4]q, autoscaling: ",
+		t.TempDir(), t.TempDir(), denied, metadata.URL)
+	if _, said := checked(t, settings+metadata.URL+"}\n"); !strings.Contains(said, "ok    instance: i-0123456789abcdef0 (ec2)") || !strings.Contains(said, "ok    launch hook launch\n") {
+		t.Errorf("with a launch hook that may be completed:\n%s", said)
+	}
+	code, said := checked(t, settings+denied+"}\n")
 	if code != exitFailed {
 		t.Errorf("exit code %d", code)
 	}
@@ -126,6 +130,9 @@ func TestCheckNamesEachPermissionThatIsDenied(t *testing.T) {
 		if !regexp.MustCompile(`(?m)^fail  ` + regexp.QuoteMeta(what) + `: .*denied.*\n      hint: ` + regexp.QuoteMeta(cureRole) + `$`).MatchString(said) {
 			t.Errorf("no %q with its cure in\n%s", what, said)
 		}
+	}
+	if !regexp.MustCompile(`(?m)^fail  launch hook launch: .*\n      hint: allow the role autoscaling:RecordLifecycleActionHeartbeat`).MatchString(said) {
+		t.Errorf("no launch hook with its cure in\n%s", said)
 	}
 }
 

@@ -79,6 +79,9 @@ func (f fate) reason() string {
 // finish ends a committed epoch when everybody who voted yes and is alive has reported, or the time is up.
 func (n *Node) finish(ctx context.Context, rows []Member) {
 	c, h := n.coord, n.head
+	if c.tally.Members == 0 { // another made the decision: whom it left out is told all the same
+		c.tally = Count(h, rows, c.silence.Silent)
+	}
 	f := judge(h, rows, func(m Member) bool { return !m.Lost() && !c.silence.Silent(m) })
 	late := n.now-c.since >= n.o.PrepareTimeout
 	guard, err := n.guard(ctx)

@@ -67,6 +67,20 @@ func TestWhoCounts(t *testing.T) {
 	}
 }
 
+func TestWhoWasLeftOutIsToldByWhoFinishesTheEpoch(t *testing.T) {
+	fleetTest(t, func(r *rig) {
+		r.boot(ids(4)...)
+		r.push("r1")
+		r.live("r1", 40*time.Second, ids(4)...)
+		r.all["i-03"].kill()
+		r.push("r2")
+		r.until("committed", 2*time.Minute, func() bool { return r.head().State == fleet.Commit && r.rows()["i-03"].Missed == 1 })
+		r.all[r.head().Coordinator].kill()
+		r.until("done by another", 2*time.Minute, func() bool { return r.head().State == fleet.Done })
+		r.leftOut(2, "i-03: silent")
+	})
+}
+
 // leftOut looks at whom the log of an epoch names as not waited for, and why.
 func (r *rig) leftOut(epoch int64, want ...string) {
 	r.t.Helper()
