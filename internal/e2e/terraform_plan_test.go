@@ -22,7 +22,7 @@ func TestTerraformPlansWhatItPromises(t *testing.T) {
 			if example {
 				check(t, os.WriteFile(filepath.Join(dir, "shown.tf"), []byte(shown), 0o644))
 			}
-			if said := terraformIn(t, dir, plugins)("test", "-no-color"); !strings.Contains(said, want) {
+			if said := terraformIn(t, dir, plugins)("test", "-test-directory=mocked", "-no-color"); !strings.Contains(said, want) {
 				t.Errorf("want %s:\n%s", want, said)
 			}
 			if example {

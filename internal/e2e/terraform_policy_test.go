@@ -84,8 +84,7 @@ run "policies" {
 }
 `, c.partition, c.region, s.name, c.prefix, key, topics, asserts.String()), 0o644))
 
-			tf := terraformIn(t, module, plugins)
-			tf("test", "-no-color", "-filter=policies.tftest.hcl")
+			terraformIn(t, module, plugins)("test", "-no-color")
 		})
 	}
 }
