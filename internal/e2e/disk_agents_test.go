@@ -21,6 +21,7 @@ func TestDisks(t *testing.T) {
 		"two agents with one root or one state directory": sharedDirectories,
 		"a machine cloned with its state directory":       clonedMachine,
 		"one full disk of ten":                            oneFullDiskOfTen,
+		"a disk that becomes read-only":                   readOnlyDisk,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -131,4 +132,46 @@ func oneFullDiskOfTen(t *testing.T, w *world) {
 	}
 	s.live(10, files("three"))
 	serving(t, full, "three")
+}
+
+// readOnlyDisk: a machine that can write neither releases nor its state says so at once and serves what it had; the others go without it
+// (F26). It catches up when the disk is writable again.
+func readOnlyDisk(t *testing.T, w *world) {
+	s := newSite(t, w)
+	image := testenv.NewImage(t, "ext4")
+	sick := s.newAgent("i-2")
+	sick.root = filepath.Join(image.Dir, "www")
+	check(t, errors.Join(os.Mkdir(filepath.Join(image.Dir, "state"), 0o700), os.Symlink(filepath.Join(image.Dir, "state"), filepath.Join(sick.dir, "state"))))
+	sick.configure()
+	sick.start()
+	rest := []*agent{s.startAgent("i-0"), s.startAgent("i-1")}
+	s.awaitPhase(joinTime, "serve", s.agents...)
+	first := s.live(3, files("one"))
+	image.ReadOnly(t, true)
+	o, r := s.deploy(0, files("two"))
+	if o.Outcome != "done" || o.Members != 2 || o.Excluded != 1 {
+		t.Errorf("want two live and i-2 left out: %s", r)
+	}
+	for _, a := range rest {
+		serving(t, a, "two")
+	}
+	s.await(joinTime, "its row says why", func() string {
+		if m := s.status().member(sick.id); m.Phase != "out" || !strings.Contains(m.Reason, "read-only file system") {
+			return fmt.Sprintf("%+v", m)
+		}
+		return ""
+	})
+	if code, text, err := sick.ask("/health"); err != nil || code != 503 {
+		t.Errorf("its health is %d, %q, %v, want 503: it knows of a release that it is not on", code, text, err)
+	}
+	serving(t, sick, "one")
+	if on, left := sick.active(), sick.trace(o.Release); on != first.Release || left != "" {
+		t.Errorf("i-2 serves %s, want %s, and has %q of the new one", on, first.Release, left)
+	}
+	image.ReadOnly(t, false)
+	s.awaitLive(healTime, o.Release, s.agents...)
+	s.awaitPhase(healTime, "serve", sick)
+	s.live(3, files("three"))
+	serving(t, sick, "three")
+	sick.end() // before its disk goes
 }
