@@ -203,8 +203,12 @@ func (n *Node) PointerWanted() bool {
 // hintTime is how long S3 may take to show a pointer that push has announced: until then agents look closely.
 const hintTime = 30 * time.Second
 
-// doubt shows a pointer that was announced and does not come: S3 answers with an old one, or somebody keeps it from this machine.
+// doubt shows a pointer that was announced and does not come: S3 answers with an old one, or somebody keeps it from this machine. What
+// kept this machine from inspecting a pointer is over when another has opened an epoch for it.
 func (n *Node) doubt() {
+	if o := n.offered; o != nil && o.Sequence <= n.head.Sequence && n.head.State != Abort {
+		n.note("pointer", nil)
+	}
 	n.problem("hint", n.PointerWanted() && n.now-n.hintAt >= hintTime, fmt.Sprintf(
 		"push has announced sequence %d, S3 still shows %d", n.head.Hint, n.state.Floor))
 }

@@ -91,3 +91,23 @@ func TestAPointerThatWasAnnouncedAndDoesNotComeIsShown(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatKeptAMachineFromInspectingEndsWhenAnotherHasOpened(t *testing.T) {
+	fleetTest(t, func(r *rig) {
+		r.boot(ids(2)...)
+		r.push("r1")
+		r.live("r1", 40*time.Second, ids(2)...)
+		for _, b := range r.all {
+			b.set(func() { b.unseen = errors.New("list objects: S3 unavailable") })
+		}
+		r.push("r2")
+		r.until("both say so", 5*time.Second, func() bool {
+			return r.all["i-00"].see().Problems["pointer"] != "" && r.all["i-01"].see().Problems["pointer"] != ""
+		})
+		r.all["i-01"].set(func() { r.all["i-01"].unseen = nil })
+		r.live("r2", time.Minute, ids(2)...)
+		if p := r.all["i-00"].see().Problems; len(p) > 0 {
+			t.Errorf("it serves what was pushed, and says %v", p)
+		}
+	})
+}

@@ -53,6 +53,7 @@ type box struct {
 	table  fleet.Table
 
 	// what may be made to fail
+	unseen     error // of inspecting
 	stageTime  time.Duration
 	refuse     error                // of staging
 	machine    bool                 // that reason is the machine's
@@ -262,7 +263,7 @@ func (b *box) pursue(w fleet.Want) {
 	}
 	switch w.Task {
 	case fleet.Inspect:
-		after(10*time.Millisecond, func() { b.node.Inspected(w, "digest-"+string(w.Note.Pointer.Release), nil) })
+		after(10*time.Millisecond, func() { b.node.Inspected(w, "digest-"+string(w.Note.Pointer.Release), b.unseen) })
 	case fleet.Stage:
 		after(b.stageTime, func() {
 			if b.onRollback != nil && w.Commit.Kind == fleet.KindRollback {
