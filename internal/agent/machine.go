@@ -219,7 +219,11 @@ func (m *machine) stageOnce(ctx context.Context, w fleet.Want, progress func(str
 	if ok && w.Commit.Kind == fleet.KindRollback && m.past.prepared(id, digest) {
 		return nil // its hooks ran when it was new
 	}
-	if err := m.prepareHook(ctx, "before_flip", m.cfg.Hooks.BeforeFlip, filepath.Join(m.cfg.Root, string(id)), w); err != nil {
+	command := m.cfg.Hooks.BeforeFlip
+	if command == "" {
+		return nil // and nothing to be noted, which would wait for the disk twice
+	}
+	if err := m.prepareHook(ctx, "before_flip", command, filepath.Join(m.cfg.Root, string(id)), w); err != nil {
 		return err
 	}
 	m.past.try(id, func(d *deeds) { d.Prepared = w.Note.Digest })

@@ -105,7 +105,8 @@ func TestReleasesThatNeverWorkedDoNotPushGoodOnesOut(t *testing.T) {
 
 func TestDamagedPastIsForgotten(t *testing.T) {
 	bubble(t, func(r *rig) {
-		b := r.boot("i-1")[0]
+		b := r.box("i-1", "hooks: {before_flip: 'true'}")
+		b.boot()
 		r.push(r1)
 		r.live(r1, 15*time.Second, b)
 		b.stop()
@@ -118,6 +119,17 @@ func TestDamagedPastIsForgotten(t *testing.T) {
 		r.live(r2, 15*time.Second, b)
 		if d := recall(b.disk, logger()).of[r2]; !d.Settled || d.Prepared == "" {
 			t.Errorf("remembered of the release after it: %+v", d)
+		}
+	})
+}
+
+func TestOfAHookThatThereIsNotNothingIsWaitedForToBeNoted(t *testing.T) {
+	bubble(t, func(r *rig) {
+		b := r.boot("i-1")[0]
+		r.push(r1)
+		r.live(r1, 15*time.Second, b)
+		if got, want := recall(b.disk, logger()).of[r1], (deeds{Settled: true}); got != want {
+			t.Errorf("remembered %+v, want %+v", got, want)
 		}
 	})
 }
