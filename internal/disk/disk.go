@@ -187,11 +187,22 @@ func (d *Disk) start() (err error) {
 	if err != nil {
 		return err
 	}
+	d.settleNames()
 	if err := d.probe(); err != nil {
 		return err
 	}
 	d.noteLive(active)
 	return nil
+}
+
+// settleNames makes durable what an earlier life renamed last: it died before it did that itself, perhaps, and from now on the link and
+// the state that are found are believed. Where that fails so will whatever is saved next, and what is live must stay live.
+func (d *Disk) settleNames() {
+	for _, dir := range []*os.File{d.stateDir, d.rootDir} {
+		if err := d.syncDir(dir); err != nil {
+			d.log.Warn("what an earlier life left may not be durable", "path", dir.Name(), "error", err)
+		}
+	}
 }
 
 // Close releases the locks. Nothing may be staged or flipped after it.
