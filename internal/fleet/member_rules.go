@@ -241,7 +241,7 @@ func (n *Node) FlipDone(w Want, at time.Time, err error) {
 		return
 	}
 	n.state.Flipped, n.state.FlippedAt, n.catchup = w.Commit, at.UnixMilli(), nil
-	n.settleAt = 0
+	n.state.Settled, n.settleAt = 0, 0 // what was settled before is no proof: it may have been left for a wave and come back to
 	n.note("release", nil)
 	if n.save() != nil {
 		return // active is durable all the same; a restart finds it there

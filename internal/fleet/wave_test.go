@@ -124,6 +124,30 @@ func TestAbortedWaveGoesBackWithoutAVote(t *testing.T) {
 	})
 }
 
+// I14: what was healthy before the wave is proved again, since the link was moved twice meanwhile.
+func TestCanaryTakenBackBeforeItsCheckWasOverIsCheckedAnew(t *testing.T) {
+	fleetTest(t, func(r *rig) {
+		r.based(ids(3)...)
+		for _, b := range r.all {
+			b.set(func() { b.settleTime = time.Minute })
+		}
+		s := r.push("r2", `waves "1"`)
+		r.until("a canary flips", 20*time.Second, func() bool { return len(r.on("r2")) == 1 })
+		canary := r.all[r.on("r2")[0]]
+		if _, err := fleet.NewLedger(r.mem, scope, r.token).Request(t.Context(), r.head(), fleet.Item{"hold": s}); err != nil {
+			t.Fatal(err)
+		}
+		r.until("it goes back", 20*time.Second, func() bool { return len(r.on("r1")) == 3 })
+		took := r.until("it is checked", 2*time.Minute, func() bool {
+			v := canary.see()
+			return v.Flipped.Release == "r1" && !v.Behind
+		})
+		if took < 50*time.Second {
+			t.Errorf("%s called itself healthy %v after it went back; its check takes a minute", canary.id, took)
+		}
+	})
+}
+
 func TestFailingCanaryIsTakenBackAndItsSequenceIsBad(t *testing.T) {
 	fleetTest(t, func(r *rig) {
 		r.based(ids(8)...)
