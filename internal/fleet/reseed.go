@@ -30,7 +30,8 @@ func MostActive(members []Member) release.ID {
 // Reseed writes a head that was lost with its table, or is older than what members report: the epoch after the
 // highest that they report, done, with the note's release committed. That highest may be one whose wave some are on, with another
 // release, and members tell commits apart by their epoch. The lost fence is not known, and an agent that still runs
-// ignores a lower one: the wall clock's seconds are above any that was counted up. Condition: the head is still the lost one, so of two
+// ignores a lower one: the wall clock's seconds are above any that was counted up. What a restored head holds, or froze, stays so; what
+// was held since is not known any more: members keep only what was rolled back. Condition: the head is still the lost one, so of two
 // calls one wins and the other fails with [ErrOvertaken].
 func (l *Ledger) Reseed(ctx context.Context, lost Head, members []Member, n Note, now time.Time) (Head, error) {
 	if err := l.PutNote(ctx, n); err != nil {
@@ -49,7 +50,7 @@ func (l *Ledger) Reseed(ctx context.Context, lost Head, members []Member, n Note
 			"good": Item{"release": id, "sequence": n.Sequence}, "fence": max(lost.Fence, now.Unix()) + 1, "beat": lost.Beat + 1,
 			"coordinator": "", "tries": int64(0), "cutoff": int64(0), "wave": int64(0),
 		},
-		Remove: append([]string{"hold", "source", "committed_source"}, ofOneEpoch...),
+		Remove: append([]string{"source", "committed_source"}, ofOneEpoch...),
 		If:     Or{Absent{"pk"}, And{Compare{"epoch", Eq, lost.Epoch}, Compare{"fence", Eq, lost.Fence}}},
 	})
 }

@@ -61,6 +61,31 @@ func TestReseedGoesOnAfterTheHighestEpochThatMembersReport(t *testing.T) {
 	}
 }
 
+// What a person held while the table was backed up must not go live by its loss.
+func TestReseedKeepsWhatARestoredHeadHoldsAndFreezes(t *testing.T) {
+	n := 0
+	l := fleet.NewLedger(table.NewMemory(), "b/shop", func() string { n++; return strconv.Itoa(n) })
+	note, err := fleet.NewNote([]byte("aa\n100\n1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	restored, err := l.Open(t.Context(), fleet.Head{}, note, "i-1", false)
+	if err == nil {
+		restored, err = l.Request(t.Context(), restored, fleet.Item{"hold": int64(200), "again": int64(100)})
+	}
+	if err == nil {
+		restored, err = l.Freeze(t.Context(), restored, fleet.Freeze{By: "me", Why: "sale"})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	members := []fleet.Member{{Instance: "i-1", Active: fleet.Active{Epoch: 7, Release: "aa"}}}
+	h, err := l.Reseed(t.Context(), restored, members, note, time.Unix(1000, 0))
+	if err != nil || h.Epoch != 8 || !h.Held(200) || h.Held(201) || h.Frozen == nil || h.Again != 0 {
+		t.Errorf("head %+v, %v", h, err)
+	}
+}
+
 func TestReseedInAWaveTakesBackThoseWhomItHadReached(t *testing.T) {
 	fleetTest(t, func(r *rig) {
 		r.boot(ids(5)...)

@@ -79,6 +79,9 @@ func (s *session) mendHead(ctx context.Context, site *site) (*fleet.Head, error)
 		return nil, err
 	}
 	head, err := site.ledger.Reseed(ctx, v.Head, v.Members, note, v.Now)
+	if p := v.Pointer; err == nil && v.Untrusted == nil && p.Sequence > head.CommittedSequence && !head.Held(p.Sequence) {
+		s.warn("%s is newer and goes live next, also where it had been stopped before the head was lost: `push -abort` stops it", p.Release)
+	}
 	return &head, err
 }
 
