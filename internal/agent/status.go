@@ -112,7 +112,7 @@ func line(v fleet.View, j *job) string {
 	case v.Behind:
 		s = fmt.Sprintf("behind: the fleet is on %s", v.Target.Release)
 	case v.Isolated:
-		s = fmt.Sprintf("isolated: serving %s, the table does not answer", v.Flipped.Release)
+		s = fmt.Sprintf("isolated: serving %s, the table does not answer", cmp.Or(string(v.Flipped.Release), "nothing yet"))
 	case v.Waiting:
 		s = "waiting for the first push"
 	case v.Ready:

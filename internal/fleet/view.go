@@ -18,8 +18,8 @@ type View struct {
 	Vote            Vote
 	Error           string
 	Problems        map[string]string
-	// Ready: in service, or nothing was ever committed and the fleet agrees. Isolated: it serves from its disk, since
-	// the table has not answered.
+	// Ready: in service, or nothing was ever committed and the fleet agrees. Isolated: it serves from its disk, or nothing yet,
+	// since the table has not answered.
 	Ready, Isolated, Waiting, Duplicate, Coordinates bool
 	// Behind says that the fleet committed to something that this instance does not serve. Pending says that it is only
 	// about to: it is in service, holds the release, and neither the flip nor the check after it has failed.
@@ -44,7 +44,8 @@ func (n *Node) View() View {
 	f := n.state.Flipped // a wave took it there with the digest at hand, which a commit that was read later does not have
 	onDisk := known.Epoch > 0 && f.Epoch == known.Epoch && f.Release == known.Release
 	v.Silent = silent
-	v.Isolated = silent >= isolatedAfter && onDisk && !n.duplicate
+	nothing := known.Epoch == 0 && n.inService // it waits for a first push, which may have been meanwhile
+	v.Isolated = silent >= isolatedAfter && (onDisk || nothing) && !n.duplicate
 	v.Ready = n.inService || v.Isolated
 	v.Waiting = n.inService && n.Empty()
 	if n.haveHead && v.Target.Epoch > known.Epoch {
