@@ -195,6 +195,7 @@ func (d *Disk) forget(keep map[release.ID]bool) error {
 	for _, f := range files {
 		id, ok := strings.CutSuffix(f, ".index")
 		if ok && gone(release.ID(id)) {
+			d.believed.Delete(release.ID(id))
 			errs = append(errs, blame(d.state.Remove(f)))
 		}
 	}
