@@ -7,7 +7,8 @@ import "time"
 // between epochs, so an older sighting would accuse the living.
 type Silence struct {
 	seen map[string]sighting
-	// coordinator stood still on the head since headSince: its own lease runs from there.
+	// coordinator stood still on the head since headSince: its own lease runs from there, but for no more than a take-over waits. When
+	// the head stood still longer unseen, or the first sweep came late, it may have been started again and beat ever since.
 	coordinator string
 	headSince   time.Duration
 	swept       time.Duration // end of the last sweep; 0: none yet
@@ -43,7 +44,7 @@ func (s *Silence) Observe(rows []Member, began, ended time.Duration) {
 		if !ok || was.incarnation != m.Incarnation || was.beat != m.Beat {
 			since := ended
 			if !ok && m.Instance == s.coordinator {
-				since = min(since, s.headSince)
+				since = min(since, max(s.headSince, ended-takeOverAfter))
 			}
 			s.seen[m.Instance] = sighting{m.Incarnation, m.Beat, since, began, 1}
 			continue

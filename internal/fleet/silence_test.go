@@ -7,6 +7,24 @@ import (
 	"s3pulldeploy/internal/fleet"
 )
 
+// A coordinator whose head stood still is not called dead by its first sweeps, however late they come: it may be back.
+func TestAnOldCoordinatorsRowStandsStillForHalfALeaseAtLeast(t *testing.T) {
+	m := fleet.Member{Instance: "a", Incarnation: "x", Beat: 5, Phase: fleet.Serve}
+	s := fleet.NewSilence("a", 0)
+	began := 10 * time.Minute
+	for at := began; ; at += time.Second {
+		s.Observe([]fleet.Member{m}, at, at)
+		if took := at - began; s.Silent(m) {
+			if took < 16*time.Second || took > 18*time.Second {
+				t.Errorf("silent after it stood still for %v: want what is left of its lease after a take-over", took)
+			}
+			return
+		} else if took > time.Minute {
+			t.Fatal("never silent")
+		}
+	}
+}
+
 // While nobody reaches the table, nobody beats. When it is back, its first answers show rows that have stood still for as long
 // as it was away: that says nothing about the members.
 func TestTimeWithoutAnAnswerMakesNobodySilent(t *testing.T) {
