@@ -112,6 +112,13 @@ func (m *Memory) Delete(ctx context.Context, key fleet.Key, cond fleet.Cond) err
 	return nil
 }
 
+// Drop forgets an item with all its history, as when its time to live is over. Nobody's [Memory.Past] has it any more.
+func (m *Memory) Drop(key fleet.Key) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.partitions[key.Partition], key.Sort)
+}
+
 // Past returns the same table with eventually consistent reads that lag: each item as it stood the
 // given number of changes ago, or as far back as is remembered (seven). Everything else is the present.
 func (m *Memory) Past(changes int) fleet.Table { return past{m, changes} }

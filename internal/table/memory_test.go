@@ -71,6 +71,19 @@ func TestPastReadsLagByChangesAndConsistentOnesDoNot(t *testing.T) {
 	}
 }
 
+func TestADroppedItemLeavesNothingBehind(t *testing.T) {
+	m, k := NewMemory(), fleet.Key{Partition: "p", Sort: "s"}
+	if _, err := m.Write(t.Context(), k, fleet.Write{Set: fleet.Item{"a": int64(1)}}); err != nil {
+		t.Fatal(err)
+	}
+	m.Drop(k)
+	for name, from := range map[string]fleet.Table{"now": m, "before": m.Past(1)} {
+		if it, err := from.Get(t.Context(), k, false); it != nil || err != nil {
+			t.Errorf("%s: %v, %v", name, it, err)
+		}
+	}
+}
+
 func TestThePastIsRememberedUpToABound(t *testing.T) {
 	m := NewMemory()
 	for n := range int64(3 * remembered) {
