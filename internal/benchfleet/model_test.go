@@ -176,6 +176,7 @@ type rollout struct {
 	members        int
 	live, done     time.Duration // from the pointer to the last flip, to the epoch's end
 	spread         time.Duration // of the flips
+	widest         time.Duration // spread of several rollouts
 	units, busiest units
 	requests, s3   int
 	keys           [2]string

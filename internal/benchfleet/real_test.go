@@ -1,6 +1,7 @@
 package benchfleet
 
 import (
+	"cmp"
 	"context"
 	"crypto/md5"
 	"crypto/rand"
@@ -267,7 +268,7 @@ func (s *squad) rollout(id release.ID) rollout {
 	}
 }
 
-// march enlists n agents and takes the median of some rollouts.
+// march enlists n agents and takes the rollout with the median time to live, with the median spread of all and the widest.
 func march(t *testing.T, n, rounds int) rollout {
 	t.Helper()
 	s := enlist(t, n)
@@ -279,8 +280,12 @@ func march(t *testing.T, n, rounds int) rollout {
 			n, r.live, r.done, r.spread, r.requests, r.units, r.units.dollars(), r.s3)
 		all = append(all, r)
 	}
-	slices.SortFunc(all, func(a, b rollout) int { return int(a.live - b.live) })
-	return all[len(all)/2]
+	slices.SortFunc(all, func(a, b rollout) int { return cmp.Compare(a.spread, b.spread) })
+	median, widest := all[len(all)/2].spread, all[len(all)-1].spread
+	slices.SortFunc(all, func(a, b rollout) int { return cmp.Compare(a.live, b.live) })
+	r := all[len(all)/2]
+	r.spread, r.widest = median, widest
+	return r
 }
 
 func TestRealAgentsRollOutOnDynamoDB(t *testing.T) {
