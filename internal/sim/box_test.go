@@ -94,7 +94,7 @@ func (b *box) step() {
 	want, sleep := b.node.Step(context.Background())
 	b.pursue(want)
 	v := b.node.View()
-	if b.inService = v.Ready && !v.Isolated; b.inService || v.Isolated {
+	if b.says(w.now, v); b.inService || v.Isolated {
 		b.serving = true
 	}
 	if v.Phase == fleet.Out {
@@ -128,6 +128,9 @@ func (b *box) pursue(want fleet.Want) {
 	case fleet.Stage:
 		b.stage(want, finish)
 	case fleet.Flip:
+		if left := want.At - b.Boot(); left > fleet.FlipDelay(len(w.boxes)) {
+			w.fail("I10 no remote clocks: %s, whose clock is %v off, waits %v for the flip of epoch %d", b.id, b.skew, left, want.Epoch)
+		}
 		finish(time.Duration(float64(want.At-b.Boot())/b.rate), func() { b.flip(want) })
 	case fleet.Once:
 		finish(w.between(100*time.Millisecond, 20*time.Second), func() {
@@ -143,6 +146,9 @@ func (b *box) pursue(want fleet.Want) {
 			var err error
 			if w.spoilt[want.Commit.Release] || !w.calm && w.chance(0.05) {
 				err = errors.New("health check: got 500, want 200")
+			}
+			if err == nil {
+				b.passed = b.active
 			}
 			b.node.SettledDone(want, err)
 		})
@@ -191,7 +197,9 @@ func (b *box) flip(want fleet.Want) {
 		return
 	}
 	b.w.truth.authentic(b.machine, want)
-	b.active = id
+	if b.active != id {
+		b.active, b.linked, b.passed = id, id, ""
+	}
 	if b.w.fault(0.01) {
 		panic(crash{b}) // the link is moved, its record is not
 	}
@@ -291,7 +299,7 @@ func (b *box) Query(ctx context.Context, p, prefix string, consistent bool) (ite
 
 // Write implements fleet.Table.
 func (b *box) Write(ctx context.Context, k fleet.Key, wr fleet.Write) (it fleet.Item, err error) {
-	sent := b.sender() // it may arrive late
+	sent := b.sender(b.w.now) // it may arrive late
 	err = b.request(k.Partition, func() (err error) {
 		before, _ := b.w.mem.Get(ctx, k, true)
 		it, err = b.w.mem.Write(ctx, k, wr)

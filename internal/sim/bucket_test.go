@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"maps"
 	"path"
 	"slices"
@@ -31,6 +32,7 @@ func treeOf(id release.ID, n int) tree {
 		"lib/b/c.php":   "<?php // never changes",
 		"img/logo.png":  strings.Repeat(fmt.Sprintf("%03d", n/2), 2000),
 		"css/empty.css": "",
+		"bin/run.sh":    "#!/bin/sh",
 	}
 }
 
@@ -76,6 +78,14 @@ func (b *bucket) upload(id release.ID, broken bool) {
 	b.plain[id] = l
 }
 
+// mode is that of a released file: the plain layout knows of no executable ones.
+func (b *bucket) mode(p string) fs.FileMode {
+	if b.r.packed && strings.HasSuffix(p, ".sh") {
+		return 0o755
+	}
+	return 0o644
+}
+
 // digest is what a note says of a release.
 func (b *bucket) digest(id release.ID) string {
 	if !b.r.packed {
@@ -109,7 +119,7 @@ func (b *bucket) pack(id release.ID, tr tree) {
 		for up := path.Dir(p); up != "."; up = path.Dir(up) {
 			dirs[up] = true
 		}
-		entries = append(entries, release.Entry{Path: p, Kind: release.File, Size: int64(len(body)), Sum: sha256.Sum256([]byte(body))})
+		entries = append(entries, release.Entry{Path: p, Kind: release.File, Exec: b.mode(p)&0o111 != 0, Size: int64(len(body)), Sum: sha256.Sum256([]byte(body))})
 	}
 	for d := range dirs {
 		entries = append(entries, release.Entry{Path: d, Kind: release.Dir})

@@ -13,14 +13,15 @@ import (
 // sender is who sent a write, and what was durable there when it was sent.
 type sender struct {
 	*machine
-	floor  int64
-	active release.ID
-	vote   fleet.Vote
-	rows   map[string]part // that its coordinator had read
+	sent                   time.Duration
+	state                  fleet.State
+	doubted                bool
+	active, linked, passed release.ID
+	rows                   map[string]part // that its coordinator had read
 }
 
-func (m *machine) sender() sender {
-	return sender{m, m.state.Floor, m.active, m.state.Vote, maps.Clone(m.sweep)}
+func (m *machine) sender(now time.Duration) sender {
+	return sender{m, now, m.state, m.doubted, m.active, m.linked, m.passed, maps.Clone(m.sweep)}
 }
 
 // part is what one partition of the rows was when a machine read it.
@@ -38,6 +39,17 @@ func (m *machine) swept(at time.Duration, partition string, rows []fleet.Item) {
 		m.sweep = map[string]part{}
 	}
 	m.sweep[partition] = part{at, rows}
+}
+
+// beat is one beat of one process.
+type beat struct {
+	incarnation string
+	n           int64
+}
+
+func beatOf(row fleet.Item) beat {
+	incarnation, _ := row["incarnation"].(string)
+	return beat{incarnation, number(row, "beat")}
 }
 
 func number(it fleet.Item, name string) int64 {
@@ -88,17 +100,17 @@ func (t *truth) counted(by sender, was, h fleet.Head) {
 	}
 }
 
-// accused judges that a coordinator took a member, as its row was at that time, for silent: it was, for a lease.
+// accused judges that a coordinator took a member, as its row was at that time, for silent, or counts an epoch as missed: it was, for a lease.
 func (t *truth) accused(by sender, h fleet.Head, at time.Duration, row fleet.Item) {
 	id, _ := row["instance"].(string)
-	now := t.rows[id]
-	if number(row, "missed") > 0 || now.Beat != number(row, "beat") || now.Incarnation != row["incarnation"] {
-		return // counted as missed by another, or it has beaten since
+	if number(row, "missed") > 0 {
+		return // another has counted it, rightly, and it has not beaten since
 	}
+	last := t.landed[beatOf(row)]
 	// The lease of a coordinator that was replaced runs from its last beat on the head.
 	led, replaced := t.led[id]
-	replaced = replaced && h.Coordinator != id && at-led > 30*time.Second && at-t.beats[id] > 12*time.Second
-	if silent := at - t.beats[id]; silent < 30*time.Second && !replaced {
+	replaced = replaced && h.Coordinator != id && at-led > 30*time.Second && at-last > 15*time.Second
+	if silent := at - last; silent < 30*time.Second && !replaced {
 		t.w.fail("I5 valid commit, I10 no remote clocks: %s excluded %s from epoch %d, whose last beat was %v old", by.id, id, h.Epoch, silent)
 	}
 }

@@ -34,6 +34,7 @@ type host struct {
 	power
 
 	synced map[release.ID]bool // contents that were made durable under their temporary name
+	shown  fleet.View          // by the agent at the end of its last turn
 }
 
 // power is when a machine was switched on last, and what its boot clock showed then.
@@ -74,7 +75,8 @@ func (r *realm) addHost() *host {
 		return s.Phase, s.Ready
 	}
 	text := fmt.Sprintf("group: %s\nsite: promo\nbucket: bucket\nroot: %s\nstate_dir: %s\npoll_interval: 2s\npointer_interval: 9s\nprepare_timeout: 3m\nkeep_releases: 1\nkeep_for: 0s\n"+
-		"hooks: {after_flip: '[ ! -e %s/$DEPLOY_RELEASE ]', fleet_once: '%s'}\n", h.group, h.root(), filepath.Join(r.dir, h.id, "state"), r.spoiltDir(), r.onceHook())
+		"hooks: {after_flip: '[ ! -e %s/$DEPLOY_RELEASE ] && printf %%s $DEPLOY_RELEASE > %s', fleet_once: '%s'}\n",
+		h.group, h.root(), filepath.Join(r.dir, h.id, "state"), r.spoiltDir(), h.passedFile(), r.onceHook())
 	var err error
 	if h.cfg, err = config.Parse([]byte(text), "/etc/agent.yml", config.ForAgent, func(string) (string, bool) { return "", false }); err != nil {
 		panic(err)
@@ -82,6 +84,9 @@ func (r *realm) addHost() *host {
 	r.hosts, r.machines = append(r.hosts, h), append(r.machines, h.machine)
 	return h
 }
+
+// passedFile names the release whose check has passed last: it is a hook that writes it.
+func (h *host) passedFile() string { return filepath.Join(h.r.dir, h.id, "passed") }
 
 func (h *host) root() string { return filepath.Join(h.r.dir, h.id, "www") }
 
@@ -192,7 +197,6 @@ func (h *host) sigterm(machineGoes bool) {
 
 // look takes in what is on the disk now, and has it judged.
 func (h *host) look() {
-	h.readState()
 	entries, err := os.ReadDir(h.root())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		h.r.fail("%s: %v", h.id, err)
@@ -206,6 +210,8 @@ func (h *host) look() {
 			}
 		}
 	}
+	h.readState()
+	previous, _ := os.Readlink(filepath.Join(h.root(), "previous"))
 	to, _ := os.Readlink(filepath.Join(h.root(), "active"))
 	if was := h.active; string(was) != to {
 		if h.active = release.ID(to); to == "" {
@@ -224,10 +230,16 @@ func (h *host) look() {
 			h.r.fail("I7 no early flip: %s flips to %s, its persisted decision is %s", h.id, to, d.Release)
 		}
 		h.r.truth.flip(h.machine, fleet.Want{Epoch: d.Epoch, Commit: fleet.Commitment{Release: h.active}})
+		h.r.truth.authentic(h.machine, fleet.Want{Commit: d})
+		if err := os.Remove(h.passedFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			panic(err)
+		}
 	}
+	passed, _ := os.ReadFile(h.passedFile())
+	h.passed = release.ID(passed)
 	for id := range h.disk {
 		if !there[id] {
-			h.r.truth.removed(h.machine, id)
+			h.r.truth.removed(h.machine, h.shown.Head, id, release.ID(previous))
 			delete(h.disk, id)
 			delete(h.synced, id)
 		}
@@ -236,7 +248,7 @@ func (h *host) look() {
 
 // appeared judges a directory with a release's name.
 func (h *host) appeared(id release.ID) {
-	h.disk[id] = true
+	h.disk[id], h.digests[id] = true, h.r.bucket.digest(id)
 	if err := h.verify(id); err != nil {
 		h.r.fail("I1 authentic: %s has %s under its name: %v", h.id, id, err)
 	}
@@ -273,6 +285,9 @@ func (h *host) verify(id release.ID) error {
 		found++
 		rel, _ := filepath.Rel(top, p)
 		got, err := os.ReadFile(p)
+		if info, ierr := e.Info(); ierr == nil && info.Mode().Perm() != h.r.bucket.mode(rel) {
+			return fmt.Errorf("packed %v: %s has mode %v", h.r.packed, rel, info.Mode())
+		}
 		if err == nil && string(got) != want[rel] {
 			err = fmt.Errorf("packed %v: %s has other contents: %.40q, want %.40q", h.r.packed, rel, got, want[rel])
 		}
@@ -286,7 +301,8 @@ func (h *host) verify(id release.ID) error {
 
 // before is asked before each call that makes something durable.
 func (l *life) before(call string, f *os.File) error {
-	if l.agent == nil { // while it is wired
+	if l.agent == nil { // while it is wired, under the realm's lock
+		l.h.durable(call, f)
 		return nil
 	}
 	var err error
@@ -295,12 +311,21 @@ func (l *life) before(call string, f *os.File) error {
 		if !l.dead {
 			err = l.sync(call, filepath.Base(f.Name()))
 		}
-		dead = l.dead
+		if dead = l.dead; !dead && err == nil {
+			l.h.durable(call, f)
+		}
 	})
 	if dead {
 		return l.halt()
 	}
 	return err
+}
+
+// durable notes where the link leads that a call of fsync keeps.
+func (h *host) durable(call string, f *os.File) {
+	if call == "fsync" && filepath.Clean(f.Name()) == h.root() {
+		h.linked = h.active
+	}
 }
 
 // sync is the call on its way to the disk.

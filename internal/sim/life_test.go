@@ -143,12 +143,14 @@ func (l *life) WatchdogEvery() time.Duration {
 			return
 		}
 		h := l.h
-		if h.inService = s.Ready && !s.Isolated; h.inService || s.Isolated {
+		h.shown = s.View
+		if h.says(h.r.now, s.View); h.inService || s.Isolated {
 			h.serving = !l.going
 		}
 		if s.Phase == fleet.Out {
 			h.serving = false // the load balancer is told 503
 		}
+		h.r.truth.stale(h.machine, s.View, "its report")
 	})
 	return 0
 }
@@ -340,7 +342,7 @@ func (l *life) Write(ctx context.Context, k fleet.Key, w fleet.Write) (it fleet.
 		if !l.dead {
 			l.h.look()
 		}
-		sent = l.h.sender() // it may arrive late
+		sent = l.h.sender(r.now) // it may arrive late
 	})
 	slot := slotLoop
 	if k.Partition != scope && k.Sort != l.h.id { // counts others as missed, several at a time

@@ -38,7 +38,7 @@ func (p *people) act() {
 
 // lost says that nobody asks anything of the fleet: there is no head, or only an old one.
 func (p *people) lost() bool {
-	return p.s.truth.head.Epoch == 0 || p.s.tables != nil && p.s.tables.lost
+	return p.s.truth.head.Epoch == 0 || p.s.lost()
 }
 
 // hold is push -abort.

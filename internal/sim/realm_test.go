@@ -135,13 +135,19 @@ func warmUp() {
 // live runs one seed with real agents: a time of faults, then calm, in which the fleet must converge.
 func live(t *testing.T, seed uint64, dir string) *realm {
 	t.Helper()
+	return within(t, seed, dir, (*realm).play)
+}
+
+// within has something happen in a realm of its own.
+func within(t *testing.T, seed uint64, dir string, happen func(*realm)) *realm {
+	t.Helper()
 	warmUp()
 	r := &realm{scene: newScene(seed), dir: filepath.Join(dir, fmt.Sprint(seed))}
 	synctest.Test(t, func(*testing.T) {
 		r.began = time.Now()
 		r.bucket = bucket{r: r, objects: map[string][]byte{}, plain: map[release.ID]release.Listing{}, bodies: map[release.ID]tree{}, lines: map[release.ID]string{}}
 		defer r.end()
-		r.play()
+		happen(r)
 	})
 	if err := os.RemoveAll(r.dir); err != nil {
 		t.Error(err)
@@ -173,8 +179,12 @@ func (r *realm) play() {
 	r.locked(r.calmDown)
 	r.pause(time.Second)
 	r.locked(func() { r.publish("") })
-	const bound = 45 * time.Minute
-	for last := time.Since(r.began) + bound; ; r.pause(5 * time.Second) {
+	r.settle(45 * time.Minute)
+}
+
+// settle waits until all that live are in service on what the fleet committed.
+func (r *realm) settle(bound time.Duration) {
+	for last := time.Since(r.began) + bound; !r.failed(); r.pause(5 * time.Second) {
 		missing := ""
 		r.locked(func() {
 			r.approve()
@@ -184,7 +194,7 @@ func (r *realm) play() {
 				r.fail("I11 non-blocking: not settled %v after the last fault: %s", bound, missing)
 			}
 		})
-		if missing == "" || r.failed() {
+		if missing == "" {
 			return
 		}
 	}
@@ -265,7 +275,7 @@ func (r *realm) trouble() {
 	case 4:
 		h.crash("killed")
 	case 5:
-		h.pausedUntil = r.now + r.between(time.Second, 3*time.Minute)
+		h.pausedUntil = max(h.pausedUntil, r.now+r.between(time.Second, 3*time.Minute))
 		r.note("%s paused until %v", h.id, h.pausedUntil)
 	case 6:
 		h.cut = r.now + r.between(time.Second, 3*time.Minute)

@@ -51,9 +51,10 @@ type scene struct {
 // machine is what is known of one machine from outside. Its disk survives crashes.
 type machine struct {
 	id, group   string
-	up, gone    bool // gone: terminated for good
-	serving     bool // its web server is up: it goes on while the agent is down
-	inService   bool // as the agent last said
+	up, gone    bool          // gone: terminated for good
+	serving     bool          // its web server is up: it goes on while the agent is down
+	inService   bool          // as the agent last said
+	since       time.Duration // when it began to say so
 	pausedUntil time.Duration
 	cut         time.Duration // no table before this
 	s3cut       time.Duration
@@ -65,13 +66,24 @@ type machine struct {
 	state   fleet.State
 	doubted bool                  // whether the last save of the state happened
 	disk    map[release.ID]bool   // complete and durable
-	digests map[release.ID]string // in the simulation of nodes: of what is on the disk
+	digests map[release.ID]string // of what is on the disk
 	active  release.ID
+	linked  release.ID // where the active link leads durably
+	passed  release.ID // whose check has passed since the link was moved
 
 	sweep map[string]part // what its coordinator last read of each partition
 
-	view  func() fleet.View          // what the agent shows; nil: not asked
+	view  func() fleet.View          // what the agent shows now; nil: it is judged when it shows something
 	phase func() (fleet.Phase, bool) // the agent's own word, and whether it is ready
+}
+
+// says takes what the agent shows of itself.
+func (m *machine) says(now time.Duration, v fleet.View) {
+	in := v.Ready && !v.Isolated
+	if in && !m.inService {
+		m.since = now
+	}
+	m.inService = in
 }
 
 func newScene(seed uint64) *scene {
@@ -91,6 +103,9 @@ func newScene(seed uint64) *scene {
 	s.truth = newTruth(s)
 	return s
 }
+
+// lost says that the head was restored to an older time and not mended yet.
+func (s *scene) lost() bool { return s.tables != nil && s.tables.lost }
 
 func (s *scene) wall() time.Time { return s.epoch.Add(s.now) }
 

@@ -93,7 +93,7 @@ func (w *world) trouble(end time.Duration) {
 	case 4:
 		b.die("killed")
 	case 5:
-		b.pausedUntil = w.now + w.between(time.Second, 5*time.Minute)
+		b.pausedUntil = max(b.pausedUntil, w.now+w.between(time.Second, 5*time.Minute))
 		w.note("%s paused until %v", b.id, b.pausedUntil)
 	case 6:
 		b.cut = w.now + w.between(time.Second, 3*time.Minute)
@@ -159,7 +159,7 @@ func (b *box) sigterm(machineGoes bool) {
 func (w *world) calmDown() {
 	w.calm, w.busy = true, false
 	for _, b := range w.boxes {
-		b.cut, b.s3cut, b.pausedUntil, b.sick = 0, 0, 0, false
+		b.cut, b.s3cut, b.sick = 0, 0, false // who is paused wakes in its own time
 	}
 	alive := 0
 	for _, b := range w.boxes {

@@ -105,7 +105,7 @@ func (t *tables) restore() {
 		}
 		t.w.truth.head, _, _ = t.w.ledger().Head(ctx, true)
 		t.lost = true
-		clear(t.w.truth.held) // the hold is lost with the head that had it
+		maps.DeleteFunc(t.w.truth.held, func(s int64, _ bool) bool { return !t.w.truth.head.Held(s) }) // a later hold is lost with the head that had it
 		t.w.note("the head is restored from epoch %d", t.w.truth.head.Epoch)
 		t.after(t.between(10*time.Second, 3*time.Minute), "push -init", t.mend)
 		return
@@ -129,7 +129,9 @@ func (t *tables) mend() {
 		return
 	}
 	t.w.note("push -init: epoch %d, committed to %s", h.Epoch, h.Release)
-	t.w.truth.head, t.w.truth.commits[h.Epoch], t.w.truth.decisions[h.Epoch] = h, h, fleet.Commit
+	t.w.truth.become(h)
+	t.w.truth.commits[h.Epoch], t.w.truth.decisions[h.Epoch] = h, fleet.Commit
+	t.w.truth.committedAt = t.w.now
 	t.lost = false
 	t.done++
 }

@@ -13,18 +13,20 @@ import (
 
 // truth is what an observer of everything knows: the invariants are judged by it, by their names in the design.
 type truth struct {
-	w         *scene
-	head      fleet.Head
-	decisions map[int64]fleet.EpochState
-	commits   map[int64]fleet.Head
-	beats     map[string]time.Duration // true time of the last beat that landed
-	woke      map[string]time.Duration // true time of the last beat that ended a silence
-	led       map[string]time.Duration // true time of the last beat on the head, by coordinator
-	rows      map[string]fleet.Member  // as the table has them
-	waves     map[int64][]fleet.Head
-	runs      map[int64]int    // completed runs of fleet_once, by sequence
-	held      map[int64]bool   // sequences that people have taken back before an epoch was open for them
-	yes       map[promise]bool // every yes that ever landed; a row may be overwritten by a registration that comes late
+	w           *scene
+	head        fleet.Head
+	committedAt time.Duration // when the committed release of the head became another
+	decisions   map[int64]fleet.EpochState
+	commits     map[int64]fleet.Head
+	beats       map[string]time.Duration // true time of the last beat that landed
+	landed      map[beat]time.Duration   // true time of every beat that landed
+	woke        map[string]time.Duration // true time of the last beat that ended a silence
+	led         map[string]time.Duration // true time of the last beat on the head, by coordinator
+	rows        map[string]fleet.Member  // as the table has them
+	waves       map[int64][]fleet.Head
+	runs        map[int64]int    // completed runs of fleet_once, by sequence
+	held        map[int64]bool   // sequences that people have taken back before an epoch was open for them
+	yes         map[promise]bool // every yes that ever landed; a row may be overwritten by a registration that comes late
 }
 
 // promise is a yes of an instance in an epoch.
@@ -36,7 +38,7 @@ type promise struct {
 
 func newTruth(w *scene) truth {
 	return truth{
-		w: w, decisions: map[int64]fleet.EpochState{}, commits: map[int64]fleet.Head{}, beats: map[string]time.Duration{}, woke: map[string]time.Duration{}, led: map[string]time.Duration{},
+		w: w, decisions: map[int64]fleet.EpochState{}, commits: map[int64]fleet.Head{}, beats: map[string]time.Duration{}, landed: map[beat]time.Duration{}, woke: map[string]time.Duration{}, led: map[string]time.Duration{},
 		rows: map[string]fleet.Member{}, waves: map[int64][]fleet.Head{}, runs: map[int64]int{}, held: map[int64]bool{}, yes: map[promise]bool{},
 	}
 }
@@ -55,19 +57,39 @@ func (t *truth) written(by sender, k fleet.Key, before, after fleet.Item) {
 	if _, isRow := after["incarnation"]; !isRow {
 		return
 	}
+	if number(after, "missed") > number(before, "missed") {
+		t.accused(by, t.head, t.w.now, before)
+	}
 	m := t.row(k.Sort)
+	last := t.beats[k.Sort]
 	if before == nil || before["beat"] != after["beat"] || before["incarnation"] != after["incarnation"] {
 		missed, _ := before["missed"].(int64)
 		if missed > 0 || t.w.now-t.beats[k.Sort] > 30*time.Second {
 			t.woke[k.Sort] = t.w.now
 		}
-		t.beats[k.Sort] = t.w.now
+		t.beats[k.Sort], t.landed[beatOf(after)] = t.w.now, t.w.now
 	}
 	was := t.rows[k.Sort]
 	t.rows[k.Sort], by.forgotten = m, false
+	if v := was.Vote; v.Yes && m.Vote != v && m.Vote.Epoch <= v.Epoch && (by.sent >= last || m.Incarnation == was.Incarnation) { // else it was sent before, and comes late
+		t.w.fail("I6 sticky vote: %s takes its yes of epoch %d back: %+v", by.id, v.Epoch, m.Vote)
+	}
 	t.voteWritten(by, was, m)
-	if m.Active.Epoch > was.Active.Epoch && by.active != m.Active.Release {
-		t.w.fail("I14 honest report: %s reports %s active, its link is at %s", by.id, m.Active.Release, by.active)
+	if a := m.Active; a.Epoch > 0 && a != was.Active {
+		t.reported(by, a)
+	}
+}
+
+// reported judges what a row begins to say that its machine serves (I14): the link leads there durably, and since it was moved its
+// check has passed, which is saved, too.
+func (t *truth) reported(by sender, a fleet.Active) {
+	switch s := by.state; {
+	case by.active != a.Release || by.linked != a.Release:
+		t.w.fail("I14 honest report: %s reports %s active, its link is at %q, durably at %q", by.id, a.Release, by.active, by.linked)
+	case by.passed != a.Release:
+		t.w.fail("I14 honest report: %s reports %s active, and what has passed its check since the flip is %q", by.id, a.Release, by.passed)
+	case s.Flipped.Epoch != a.Epoch || s.Settled != a.Epoch:
+		t.w.fail("I14 honest report: %s reports epoch %d active, and has saved that it flipped for %d and is settled for %d", by.id, a.Epoch, s.Flipped.Epoch, s.Settled)
 	}
 }
 
@@ -86,9 +108,6 @@ func (t *truth) row(id string) fleet.Member {
 
 func (t *truth) voteWritten(by sender, was, m fleet.Member) {
 	if !m.Vote.Yes || m.Vote == was.Vote && m.Incarnation == was.Incarnation {
-		if was.Vote.Yes && was.Vote.Epoch == m.Vote.Epoch && !m.Vote.Yes && t.head.Epoch == m.Vote.Epoch && t.head.State.Open() {
-			t.w.fail("I6 sticky vote: %s withdrew its yes of epoch %d", by.id, m.Vote.Epoch)
-		}
 		return
 	}
 	t.yes[promise{by.id, m.Vote.Epoch, m.Vote.Release}] = true
@@ -99,18 +118,22 @@ func (t *truth) voteWritten(by sender, was, m fleet.Member) {
 			t.w.fail("waves: %s votes in epoch %d, still on %s of the aborted epoch %d", by.id, m.Vote.Epoch, by.active, e)
 		}
 	}
-	// A machine that was off for longer than its epoch registers with the vote that it had, and may have removed that release.
-	if m.Vote.Epoch >= t.head.Epoch && !by.disk[m.Vote.Release] {
-		t.w.fail("I6 sticky vote: %s voted yes for %s, which is not durable on its disk", by.id, m.Vote.Release)
-	}
-	if by.vote != m.Vote {
+	if by.state.Vote != m.Vote {
 		t.w.fail("I6 sticky vote: %s sent a vote that it had not persisted", by.id)
 	}
 }
 
+// become takes a head as it stands.
+func (t *truth) become(h fleet.Head) {
+	if h.CommittedRelease != t.head.CommittedRelease {
+		t.committedAt = t.w.now
+	}
+	t.head = h
+}
+
 func (t *truth) headWritten(by sender, h fleet.Head) {
 	was := t.head
-	t.head = h
+	t.become(h)
 	if h.Coordinator == by.id {
 		t.led[by.id] = t.w.now
 	}
@@ -131,7 +154,11 @@ func (t *truth) headWritten(by sender, h fleet.Head) {
 	}
 	switch {
 	case h.Epoch > was.Epoch:
-		t.opened(by.floor, was, h)
+		floor := by.state.Floor
+		if by.doubted { // the floor was not raised, as far as it knows: its save said that it had failed
+			floor = 0
+		}
+		t.opened(floor, was, h)
 	case h.State != was.State:
 		t.moved(was, h)
 		t.counted(by, was, h)
@@ -256,6 +283,9 @@ func (t *truth) saved(b *machine, s fleet.State) {
 	if was.Vote.Yes && s.Vote.Epoch <= was.Vote.Epoch && s.Vote != was.Vote {
 		t.w.fail("I6 sticky vote: %s replaces its yes of epoch %d", b.id, was.Vote.Epoch)
 	}
+	if s.Vote.Yes && s.Vote != was.Vote && !b.disk[s.Vote.Release] {
+		t.w.fail("I6 sticky vote: %s promises %s in epoch %d, which is not durable on its disk", b.id, s.Vote.Release, s.Vote.Epoch)
+	}
 	if c, ok := t.commits[s.Decision.Epoch]; s.Decision.Epoch > was.Decision.Epoch && (!ok || c.Release != s.Decision.Release) {
 		t.w.fail("I7 no early flip: %s keeps a decision of epoch %d for %s that was not made", b.id, s.Decision.Epoch, s.Decision.Release)
 	}
@@ -290,13 +320,17 @@ func (t *truth) authentic(b *machine, want fleet.Want) {
 	}
 }
 
-// removed judges a release that was cleaned up (I17).
-func (t *truth) removed(b *machine, id release.ID) {
-	switch {
-	case id == b.active, id == b.state.Decision.Release, id == b.state.Flipped.Release:
-		t.w.fail("I17 clean-up: %s removed %s, which it serves or is about to", b.id, id)
-	case b.state.Vote.Yes && id == b.state.Vote.Release && t.head.Epoch == b.state.Vote.Epoch && t.head.State.Open():
-		t.w.fail("I6 sticky vote, I17 clean-up: %s removed %s, which it has promised", b.id, id)
+// removed judges a release that was cleaned up (I17); that it was promised is seen by [truth.check].
+func (t *truth) removed(b *machine, known fleet.Head, id, previous release.ID) {
+	named := func(h fleet.Head) bool {
+		return slices.Contains([]release.ID{h.Release, h.CommittedRelease, h.Good.Release, h.Before.Release}, id)
+	}
+	switch id {
+	case b.active, previous, b.state.Decision.Release, b.state.Ahead.Release, b.state.Flipped.Release:
+		t.w.fail("I17 clean-up: %s removed %s, which it serves, served before, or is about to", b.id, id)
+	}
+	if named(known) && named(t.head) { // what it knew may be a turn old
+		t.w.fail("I17 clean-up: %s removed %s, which the head names", b.id, id)
 	}
 }
 
@@ -322,24 +356,36 @@ func (t *truth) check(what string) {
 		if b.active != "" && !b.disk[b.active] {
 			t.w.fail("I13 atomic view: after %s, %s serves %s, which is not on its disk", what, b.id, b.active)
 		}
+		if v := b.state.Vote; v.Yes && v.Epoch == t.head.Epoch && t.head.State.Open() && !t.w.lost() && !b.disk[v.Release] {
+			t.w.fail("I6 sticky vote, I17 clean-up: after %s, %s has promised %s in epoch %d, which is open, and has it no more", what, b.id, v.Release, v.Epoch)
+		}
 		// One that was forgotten while it was off, and comes back while the table does not answer, serves and says that it is isolated.
 		isolated := b.forgotten && !b.inService
 		if b.serving && !b.gone && b.active != "" && t.rows[b.id].Instance == "" && !isolated {
 			t.w.fail("I9 no silent staleness: after %s, %s serves %s without a row", what, b.id, b.active)
 		}
-		if b.view != nil && b.up && b.inService && b.active != t.head.CommittedRelease {
-			t.stale(b, what)
+		if b.view != nil && b.up {
+			t.stale(b, b.view(), what)
 		}
 	}
 }
 
-// stale judges an agent that says it is in service, but not on what it knows the fleet committed: it shows why (I9).
-func (t *truth) stale(b *machine, what string) {
-	v := b.view()
+// newsTakes is the longest time in which an agent that the table answers gets to know of a commit, whatever is throttled.
+const newsTakes = 2 * time.Minute
+
+// stale judges an agent that says it is in service, but is not on what the fleet committed (I9): once it knows, it shows why, and it
+// knows soon.
+func (t *truth) stale(b *machine, v fleet.View, what string) {
 	h := v.Head
 	ahead := h.State == fleet.Wave && b.active == h.Release
-	if h.CommittedEpoch > 0 && b.active != h.CommittedRelease && !v.Behind && !v.Isolated && !ahead && len(v.Problems) == 0 {
+	if !b.inService || b.active == t.head.CommittedRelease || v.Behind || ahead || v.Problems["head lost"] != "" {
+		return
+	}
+	if h.CommittedEpoch > 0 && b.active != h.CommittedRelease {
 		t.w.fail("I9 no silent staleness: after %s, %s serves %s, knows that epoch %d committed %s, and shows nothing", what, b.id, b.active, h.CommittedEpoch, h.CommittedRelease)
+	}
+	if old := t.w.now - max(t.committedAt, b.since, b.pausedUntil); old > newsTakes && !t.w.lost() {
+		t.w.fail("I9 no silent staleness: after %s, %s serves %s, and for %v has not known that %s is committed", what, b.id, b.active, old, t.head.CommittedRelease)
 	}
 }
 
