@@ -280,7 +280,7 @@ func policies(t *testing.T, w *world) {
 	start := func(id string) *agent {
 		t.Helper()
 		a := s.newAgent(id, inGroup)
-		text := strings.Replace(a.settings(a.extra...), "endpoints: {", fmt.Sprintf("endpoints: {sns: %[1]q, imds: %[1]q, autoscaling: %[1]q, ", as["instance"].others.URL), 1)
+		text := strings.Replace(a.settings(a.extra...), "endpoints: {", fmt.Sprintf("endpoints: {imds: %[1]q, autoscaling: %[1]q, ", s.sns), 1)
 		s.write(filepath.Join(id, "config.yml"), text)
 		a.start()
 		return a
@@ -291,7 +291,7 @@ func policies(t *testing.T, w *world) {
 			t.Fatalf("push %v: %s", args, r)
 		}
 	}
-	s.s3, s.table = as["instance"].s3.URL, as["instance"].table.URL
+	s.s3, s.table, s.sns = as["instance"].s3.URL, as["instance"].table.URL, as["instance"].others.URL
 	use("ci", s.bucket)
 	policy := map[string]iamPolicy{}
 	for name := range as {
