@@ -118,3 +118,34 @@ func TestEveryRowOfTheThreatModelNamesATestOrSaysWhatDoesNotStopIt(t *testing.T)
 		}
 	}
 }
+
+// What fuzzing has found worth keeping is tried by every `go test`, and is what the next run begins with.
+func TestEachFuzzTargetHasACorpusAndEachCorpusATarget(t *testing.T) {
+	files, err := filepath.Glob("../*/*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	targets := map[string]bool{}
+	for _, f := range files {
+		code, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^func (Fuzz\w+)\(`).FindAllStringSubmatch(string(code), -1) {
+			corpus := filepath.Join(filepath.Dir(f), "testdata/fuzz", m[1])
+			targets[corpus] = true
+			if kept, err := os.ReadDir(corpus); err != nil || len(kept) == 0 {
+				t.Errorf("%s has %d inputs, %v", corpus, len(kept), err)
+			}
+		}
+	}
+	corpora, err := filepath.Glob("../*/testdata/fuzz/*")
+	if err != nil || len(targets) < 15 {
+		t.Errorf("%d fuzz targets, %v", len(targets), err)
+	}
+	for _, c := range corpora {
+		if !targets[c] {
+			t.Errorf("%s is of no target", c)
+		}
+	}
+}

@@ -118,7 +118,7 @@ func holdsKey(name string, head []byte) bool {
 	if bytes.HasPrefix(head, []byte(puttyKey)) || bytes.HasPrefix(head, []byte(ownKey)) {
 		return true
 	}
-	return bytes.Contains(head, []byte(" PRIVATE KEY")) && keyBlock.Match(head) && !manual.MatchString(name)
+	return bytes.Contains(head, []byte("PRIVATE KEY")) && keyBlock.Match(head) && !manual.MatchString(name)
 }
 
 const isKey = "is a private key"
