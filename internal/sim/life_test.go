@@ -150,7 +150,9 @@ func (l *life) WatchdogEvery() time.Duration {
 		if s.Phase == fleet.Out {
 			h.serving = false // the load balancer is told 503
 		}
-		h.r.truth.stale(h.machine, s.View, "its report")
+		if !strings.HasPrefix(s.Line, "flip ") { // else it says that the link is about to move, or just has
+			h.r.truth.stale(h.machine, s.View, "its report")
+		}
 	})
 	return 0
 }

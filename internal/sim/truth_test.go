@@ -300,7 +300,8 @@ func (t *truth) flip(b *machine, want fleet.Want) {
 	if f := b.state.Flipped; f.Epoch == want.Epoch && f.Release == b.active && b.active == want.Commit.Release {
 		t.w.fail("I16 re-runnable: %s flips to %s for epoch %d a second time", b.id, b.active, want.Epoch)
 	}
-	if !ok && len(t.waves[want.Epoch]) > 0 {
+	ahead := b.state.Ahead.Epoch == want.Epoch && b.state.Decision.Epoch < want.Epoch // the commit came while it waited for the wave's moment
+	if (ahead || !ok) && len(t.waves[want.Epoch]) > 0 {
 		t.flipAhead(b, want)
 		return
 	}
