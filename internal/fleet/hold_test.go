@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/table"
 )
 
 // ask is a request of push.
@@ -87,6 +88,31 @@ func TestOpenIsRefusedWhereAHoldCameAfterTheHeadWasRead(t *testing.T) {
 			t.Errorf("as it stands now: %+v, %v", h, err)
 		}
 	})
+}
+
+// Who asks for a push once more and then holds it again leaves the hold as it was, but for what they had asked.
+func TestOpenIsRefusedWhereARetryWasTakenBackAfterTheHeadWasRead(t *testing.T) {
+	n := 0
+	l := fleet.NewLedger(table.NewMemory(), scope, func() string { n++; return itoa(int64(n)) })
+	must := func(h fleet.Head, err error) fleet.Head {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	note, err := fleet.NewNote([]byte("r1\n100\n3"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	h := must(l.Open(ctx, fleet.Head{}, note, "i-1", false))
+	h = must(l.Decide(ctx, h, fleet.Outcome{Reason: "no", Now: time.Unix(1000, 0)}))
+	read := must(l.Request(ctx, h, fleet.Item{"again": note.Sequence}))
+	must(l.Request(ctx, read, fleet.Item{"hold": note.Sequence}, "again", "retry_at"))
+	if _, err := l.Open(ctx, read, note, "i-1", false); !errors.Is(err, fleet.ErrOvertaken) {
+		t.Errorf("opened, although it was held again: %v", err)
+	}
 }
 
 func TestAbortDoesNotLiftTheHoldOfANewerPush(t *testing.T) {

@@ -122,7 +122,7 @@ func (l *Ledger) Members(ctx context.Context) ([]Member, error) {
 }
 
 // Open starts epoch prev.Epoch+1 for a note that was put before. Condition: no head yet, or the head is at
-// prev's epoch, decided, with its hold, and not frozen (a rollback may pass). healthy says that prev is a commit that nobody ended yet, and
+// prev's epoch, decided, with its hold and what is asked for again, and not frozen (a rollback may pass). healthy says that prev is a commit that nobody ended yet, and
 // that all have reported well: then its release is the good one.
 func (l *Ledger) Open(ctx context.Context, prev Head, n Note, by string, healthy bool) (Head, error) {
 	set := opening(prev, n, by)
@@ -140,6 +140,7 @@ func (l *Ledger) Open(ctx context.Context, prev Head, n Note, by string, healthy
 		Compare{"fence", Eq, prev.Fence},
 		In{"state", []Value{string(Abort), string(Commit), string(Done)}},
 		asRead("hold", prev.Hold),
+		asRead("again", prev.Again), // a hold of the same sequence takes only this away
 	}
 	if n.Pointer.Kind != KindRollback {
 		decided = append(decided, Absent{"frozen"})
