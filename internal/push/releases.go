@@ -159,7 +159,7 @@ func (s *session) printReleases(list []listed) {
 	}
 	table := tabwriter.NewWriter(s.human, 0, 0, 2, ' ', 0)
 	defer table.Flush()
-	fmt.Fprintln(table, "RELEASE\tSTATE\tINSTANCES\tFILES\tSIZE\tBY\tCOMMIT\tMESSAGE")
+	fmt.Fprintln(table, "RELEASE\tPUSHED\tSTATE\tINSTANCES\tFILES\tSIZE\tBY\tCOMMIT\tMESSAGE")
 	for _, l := range list {
 		state := l.State
 		if l.Pointer && state != "live" {
@@ -173,7 +173,11 @@ func (s *session) printReleases(list []listed) {
 			size = amount(l.Bytes)
 		}
 		message, _, _ := strings.Cut(l.Message, "\n")
-		fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\t%s\t%.12s\t%s\n", l.Release, state, l.Instances, files, size,
+		pushed := "-"
+		if at, err := time.Parse(time.RFC3339, l.Pushed); err == nil {
+			pushed = at.Local().Format("2006-01-02 15:04 MST")
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%.12s\t%s\n", l.Release, pushed, state, l.Instances, files, size,
 			cmp.Or(printable(l.Author), "-"), cmp.Or(printable(l.Commit), "-"), printable(message))
 	}
 }
