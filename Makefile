@@ -26,8 +26,9 @@ STAMPS   := $(TOOLS)/versitygw-$(VERSITYGW) $(TOOLS)/gofumpt-$(GOFUMPT) \
 SCRIPTS   = $(shell git grep --untracked -lIE '^\#!/.*sh$$')
 INSTALL   = GOBIN=$(TOOLS)/bin go install
 
-# A package's version: the tag, and how far after it; before the first tag the commit's time, so that a later one upgrades.
-TAG             = $(shell git describe --tags --match 'v[0-9]*' --dirty=.dirty 2>/dev/null | sed -e s/^v// -e s/-/+/ -e s/-/./g)
+# A package's version: the tag, and how far after it; before the first tag the commit's time, so that a later one upgrades. Of a
+# candidate such as v1.2.0-rc.1, 1.2.0~rc.1: it sorts before 1.2.0.
+TAG             = $(shell git describe --tags --match 'v[0-9]*' --dirty=.dirty 2>/dev/null | sed -e s/^v// -e 's/^\([0-9.]*\)-\([a-z]\)/\1~\2/' -e s/-/+/ -e s/-/./g)
 UNTAGGED        = 0.0.0+$(shell git log -1 --date=format-local:%Y%m%d%H%M%S --format=%cd.%h 2>/dev/null || echo 0)
 PACKAGE_VERSION = $(or $(TAG),$(UNTAGGED))
 PACKAGE_ARCHS  ?= amd64 arm64

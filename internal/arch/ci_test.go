@@ -13,6 +13,47 @@ import (
 
 const root = "../.."
 
+// A package of a candidate is upgraded by the release, and that by what is built after it.
+func TestPackagesOfACandidateSortBeforeTheRelease(t *testing.T) {
+	makefile, err := filepath.Abs(filepath.Join(root, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	run := func(name string, args ...string) string {
+		t.Helper()
+		cmd := exec.Command(name, args...)
+		cmd.Dir = dir
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s %q: %v: %s", name, args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	commit := func() {
+		run("git", "-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "-q", "--allow-empty", "-m", "x")
+	}
+	version := func() string {
+		return run("make", "--silent", "--file="+makefile, "--eval=version: ; @echo $(PACKAGE_VERSION)", "version")
+	}
+	run("git", "init", "-q")
+	commit()
+	versions := []string{version()}
+	for _, tag := range []string{"v1.2.0-rc.1", "v1.2.0-rc.2", "v1.2.0"} {
+		commit()
+		run("git", "-c", "tag.gpgSign=false", "tag", tag)
+		versions = append(versions, version())
+	}
+	commit()
+	versions = append(versions, version())
+	for i := 1; i < len(versions); i++ {
+		run("dpkg", "--compare-versions", versions[i-1], "lt", versions[i])
+	}
+	if versions[1] != "1.2.0~rc.1" || versions[3] != "1.2.0" {
+		t.Errorf("versions are %q", versions)
+	}
+}
+
 // A shell script that shellcheck does not read is one that nobody reads.
 func TestLintReadsEveryShellScript(t *testing.T) {
 	out, err := exec.Command("make", "--silent", "--directory="+root, "--eval=scripts: ; @echo $(SCRIPTS)", "scripts").CombinedOutput()

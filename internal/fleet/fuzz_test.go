@@ -11,7 +11,7 @@ import (
 	"s3pulldeploy/internal/table"
 )
 
-// FuzzHostileTable: whoever writes to the table (T8) puts anything of any type anywhere into the head, a note and a row. A member that
+// FuzzHostileTable: whoever writes to the table (T8) puts anything of any type anywhere into the head, a note, a row and a log. A member that
 // verifies signatures neither falls over nor is brought to stage or flip to anything.
 func FuzzHostileTable(f *testing.F) {
 	for kind, attr := range []string{"epoch", "state", "release", "committed_sequence", "flip_delay", "good", "frozen", "text", "vote", "beat"} {
@@ -44,16 +44,18 @@ func FuzzHostileTable(f *testing.F) {
 		}
 		note := fleet.Item{"text": pointer, "digest": "d", "schema": int64(fleet.Schema)}
 		row := fleet.Item{"instance": "i-9", "incarnation": "y", "beat": int64(1), "phase": "serve", "epoch": int64(3)}
+		log := fleet.Item{"epoch": int64(2), "outcome": "done", "release": "r1", "nos": []fleet.Value{"i-9: no"}, "at": int64(100)}
 		if kind&1 == 0 {
 			head["state"] = "prepare"
 		}
 		if attr != "" && attr != "pk" && attr != "sk" {
-			for i, it := range []fleet.Item{head, note, row} {
+			for i, it := range []fleet.Item{head, note, row, log} {
 				it[attr] = values[(int(kind)+i)%len(values)]
 			}
 		}
 		for key, it := range map[fleet.Key]fleet.Item{
 			{Partition: scope, Sort: "head"}: head, {Partition: scope, Sort: "note#100"}: note, {Partition: scope + "#m00", Sort: "i-9"}: row,
+			{Partition: scope, Sort: "epoch#000000000002"}: log,
 		} {
 			if _, err := mem.Write(t.Context(), key, fleet.Write{Set: it}); err != nil {
 				return // no table would hold it
@@ -70,6 +72,7 @@ func FuzzHostileTable(f *testing.F) {
 			}
 			node.View()
 		}
+		_, _ = l.Logs(t.Context()) // as push reads them
 	})
 }
 

@@ -322,3 +322,21 @@ func TestWrongClocksMoveAFlipByNoMoreThanTheFlipDelay(t *testing.T) {
 		})
 	}
 }
+
+// F48: how far ahead a pointer may be goes by S3's Date, whatever the machine's own clock says.
+func TestHowFarAheadAPointerIsGoesByTheDateOfS3(t *testing.T) {
+	for off, ahead := range map[time.Duration]time.Duration{-48 * time.Hour: 0, 48 * time.Hour: 25 * time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			l := fleet.NewLedger(table.NewMemory(), scope, func() string { return "t" })
+			n := fleet.NewNode(fleet.Options{
+				Scope: scope, Instance: "i-1", Ledger: l, Journal: &fullDisk{}, PollInterval: time.Second,
+				Clock:  &boxClock{bubbleClock: bubbleClock{time.Now()}, off: off},
+				Random: func() float64 { return 0 }, Log: slog.New(slog.DiscardHandler), Incarnation: "x",
+			})
+			err := n.Offer(packed("r1", time.Now().Add(ahead).Unix()).Text(), time.Now(), n.Newest())
+			if taken := err == nil; taken != (ahead == 0) {
+				t.Errorf("a clock that is %v off, a pointer %v ahead of S3's Date: %v", off, ahead, err)
+			}
+		})
+	}
+}

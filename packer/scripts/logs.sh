@@ -21,6 +21,7 @@ case $CLOUDWATCH_AGENT in
 '') exit 0 ;;
 dnf) dnf -q -y install amazon-cloudwatch-agent ;;
 *)
+	command -v curl >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends ca-certificates curl
 	curl -fsSL -o /tmp/cloudwatch.deb "$CLOUDWATCH_AGENT"
 	dpkg -i /tmp/cloudwatch.deb
 	rm /tmp/cloudwatch.deb
