@@ -81,19 +81,30 @@ func (n *Node) apply(ctx context.Context) Want {
 	return Want{Task: Stage, Epoch: d.Epoch, Note: *note, Commit: d, Joining: true}
 }
 
-// decided persists a commit before anything is done about it, and fixes the moment of the flip; false: it could not be saved.
+// decided persists a commit before anything is done about it, and fixes the moment of the flip; false: it could not be saved. From the
+// second try on that is told like a flip that failed, so that the epoch need not wait for its time; a later try takes it back.
 func (n *Node) decided(t Commitment) bool {
-	was := n.state.Decision
+	was, again := n.state, n.unsaved == t.Epoch
 	n.state.Decision = t
+	if again {
+		n.state.Error = ""
+		if n.state.Failed == t.Epoch {
+			n.state.Failed = 0
+		}
+	}
 	err := failpoint.Hit("A16")
 	if err == nil {
 		err = n.save()
 	}
 	if err != nil {
-		n.state.Decision, n.state.Failed = was, t.Epoch // told like a flip that failed: the epoch need not wait for its time
+		n.state, n.unsaved = was, t.Epoch
+		if again {
+			n.state.Failed = t.Epoch
+		}
 		n.unfit(err)
 		return false
 	}
+	n.unsaved, n.dirty = 0, n.dirty || again
 	n.retryAt, n.catchup = 0, nil
 	n.flipAt = n.o.Clock.Boot()
 	if n.head.State == Commit && n.head.Epoch == t.Epoch {

@@ -78,6 +78,7 @@ type Node struct {
 
 	held      Commitment // prepared by this process
 	broken    int64      // the epoch whose release turned out not to be on the disk after all
+	unsaved   int64      // the epoch whose commit could not be saved at the last try
 	catchup   error      // why the committed release could not be brought up
 	retryAt   time.Duration
 	voteAt    time.Duration // when a vote that could not be made durable is tried again

@@ -2,6 +2,7 @@ package fleet_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -60,4 +61,60 @@ func TestMachineThatCannotSaveItsStateIsLeftOutWithItsReason(t *testing.T) {
 			})
 		})
 	}
+}
+
+// failing makes saves of the second epoch's commit fail, so many times; -1: all.
+func (b *box) failing(times int) {
+	b.set(func() {
+		b.journal = func(s fleet.State) error {
+			if s.Decision.Epoch < 2 || times == 0 {
+				return nil
+			}
+			times--
+			return errors.New("input/output error")
+		}
+	})
+}
+
+func TestCommitThatIsSavedAtALaterTryIsNoFailure(t *testing.T) {
+	for times := 1; times <= 3; times++ {
+		t.Run(fmt.Sprintf("of a canary, %d times", times), func(t *testing.T) {
+			fleetTest(t, func(r *rig) {
+				r.based(ids(4)...)
+				r.push("r2", `waves "1"`, `approve "true"`)
+				r.waved("r2", 1, 20*time.Second)
+				id := r.on("r2")[0]
+				canary := r.all[id]
+				canary.failing(times)
+				r.approve()
+				r.live("r2", time.Minute, ids(4)...)
+				r.until("it is well", 20*time.Second, func() bool {
+					m := r.rows()[id]
+					return m.Phase == fleet.Serve && m.Failed == 0 && m.Error == ""
+				})
+				canary.set(func() {
+					if s := canary.state; s.Failed != 0 || s.Error != "" || s.Decision.Epoch != 2 {
+						t.Errorf("on its disk: %+v", s)
+					}
+				})
+			})
+		})
+	}
+	t.Run("in a fleet of two", func(t *testing.T) {
+		fleetTest(t, func(r *rig) {
+			r.based(ids(2)...)
+			r.all["i-01"].failing(1)
+			r.push("r2")
+			r.until("done", time.Minute, func() bool {
+				if m := r.rows()["i-01"]; m.Failed != 0 {
+					r.t.Fatalf("one save failed, and it says %+v", m)
+				}
+				return r.head().Epoch == 2 && r.head().State == fleet.Done
+			})
+			r.live("r2", time.Second, ids(2)...)
+			if h := r.head(); h.Good.Release != "r2" || h.Reason != "" {
+				t.Errorf("head %+v", h)
+			}
+		})
+	})
 }
