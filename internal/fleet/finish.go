@@ -32,7 +32,8 @@ func judge(h Head, rows []Member, wait func(Member) bool) fate {
 			g.served++
 		case m.Failed >= h.Epoch:
 			f.failed = append(f.failed, m.Instance+": "+m.Error)
-			if m.Rollback && m.Phase != Out { // out: it could not even flip, which says nothing about the release
+			// Out, or still on another release: it could not even flip, which says nothing about this one.
+			if m.Rollback && m.Phase != Out && m.Active.Epoch == 0 {
 				g.checks++
 			}
 		case m.Phase != Leaving && wait(m):

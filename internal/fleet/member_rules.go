@@ -239,7 +239,9 @@ func (n *Node) catchUpFailed(err error) {
 func (n *Node) unfit(err error) {
 	n.state.Error = cut(err.Error())
 	n.dirty = true
-	if n.phase == Serve {
+	v := n.state.Vote
+	broke := n.phase == Join && v.Yes && v.Epoch == n.state.Failed // a joiner is out, too, once it has promised what it cannot do
+	if n.phase == Serve || broke {
 		n.setPhase(Out)
 	}
 }

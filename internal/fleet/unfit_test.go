@@ -118,3 +118,47 @@ func TestCommitThatIsSavedAtALaterTryIsNoFailure(t *testing.T) {
 		})
 	})
 }
+
+func TestMachineThatCannotFlipSpeaksForNoRelease(t *testing.T) {
+	for name, sicken := range map[string]func(r *rig, b *box){
+		"a joiner": func(r *rig, b *box) {
+			b.refuse, b.machine = errors.New("no such object"), true
+			b.boot()
+			r.until("it has tried r1", 20*time.Second, func() bool { return r.rows()[b.id].Error != "" })
+			b.set(func() { b.refuse = nil }) // it asks for r2 before it tries r1 again
+			b.failing(-1)
+			r.push("r2")
+		},
+		"one that leaves": func(r *rig, b *box) {
+			b.boot()
+			r.until("it serves", 20*time.Second, func() bool { return r.rows()[b.id].Active.Release == "r1" && b.see().Ready })
+			b.failing(-1)
+			r.push("r2")
+			r.until("it failed", 20*time.Second, func() bool { return r.rows()[b.id].Failed == 2 })
+			b.kill()
+			if err := b.node.Leave(r.t.Context(), false); err != nil {
+				r.t.Error(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fleetTest(t, func(r *rig) {
+				r.based(ids(3)...)
+				for _, b := range r.all {
+					b.set(func() { b.stageTime, b.settleTime = 2*time.Second, 20*time.Second })
+				}
+				b := r.box("cron-0")
+				b.group = "cron"
+				sicken(r, b)
+				r.until("the others serve r2", time.Minute, func() bool {
+					h := r.head()
+					return h.State == fleet.Done && h.Good.Release == "r2" || h.Epoch > 2
+				})
+				m := r.rows()["cron-0"]
+				if h := r.head(); h.Epoch != 2 || m.Failed != 2 || !m.Vote.Yes || m.Vote.Epoch != 2 {
+					t.Errorf("head %+v\nrow %+v", h, m)
+				}
+			})
+		})
+	}
+}
