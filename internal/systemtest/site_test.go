@@ -217,7 +217,10 @@ func (w *world) tryRun(args ...string) ([]byte, error) {
 	cmd := w.command(args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
+	err := parts.StartOnLastingThread(cmd) // a thread that was in another network ends
+	if err == nil {
+		err = cmd.Wait()
+	}
 	w.t.Logf("push %s\n%s", strings.Join(args, " "), strings.TrimSpace(stderr.String()))
 	if err != nil {
 		err = fmt.Errorf("push %s: %w\n%s%s", strings.Join(args, " "), err, stdout.String(), stderr.String())

@@ -53,7 +53,7 @@ func Start(c Command) (*Process, error) {
 	cmd := exec.Command(c.Path, c.Args...)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = c.Dir, c.Env, out, out
 	cmd.SysProcAttr = attributes(death)
-	if err := startOnLastingThread(cmd); err != nil {
+	if err := StartOnLastingThread(cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.Name, err)
 	}
 	p := &Process{name: c.Name, log: c.Log, cmd: cmd, done: make(chan struct{})}
@@ -76,9 +76,9 @@ var starts = sync.OnceValue(func() chan<- func() {
 	return work
 })
 
-// startOnLastingThread starts cmd on a thread that never ends. The kernel sends Pdeathsig when the
+// StartOnLastingThread starts cmd on a thread that never ends. The kernel sends Pdeathsig when the
 // thread that forked dies, not the process, and Go may end a thread at any time.
-func startOnLastingThread(cmd *exec.Cmd) error {
+func StartOnLastingThread(cmd *exec.Cmd) error {
 	result := make(chan error)
 	starts() <- func() { result <- cmd.Start() }
 	return <-result
