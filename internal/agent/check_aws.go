@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -50,7 +51,24 @@ func examineAWS(ctx context.Context, c *config.Config) []php.Finding {
 	}
 	all = append(all, examineBucket(ctx, c, cfg)...)
 	all = append(all, examineTable(ctx, c, cfg)...)
-	return append(all, examineInstance(ctx, c, cfg)...)
+	all = append(all, examineInstance(ctx, c, cfg)...)
+	return append(all, examineNotify(c.Notify)...)
+}
+
+// examineNotify names who would be told of an outcome: a try would tell them.
+func examineNotify(n config.Notify) (all []php.Finding) {
+	skip := func(what, cure string) {
+		all = append(all, php.Finding{Verdict: php.Skip, What: what + ": not tried, it would tell people", Cure: cure})
+	}
+	for _, topic := range slices.Compact([]string{n.SNSSuccess, n.SNSError}) {
+		if topic != "" {
+			skip("topic "+topic+": publish (sns:Publish)", cureRole+"; without it a rollout works, and a warning in the log says that nobody was told")
+		}
+	}
+	if n.Webhook.Reveal() != "" {
+		skip("webhook", "a rollout works without an answer of it, and a warning in the log says that nobody was told")
+	}
+	return all
 }
 
 // examineBucket reads the pointer, and something of the release that it names.

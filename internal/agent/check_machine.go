@@ -17,9 +17,6 @@ import (
 	"s3pulldeploy/internal/php"
 )
 
-// leastFree is what a release needs besides itself: package disk keeps as much free.
-const leastFree = 32 << 20
-
 // examineMachine looks at paths, users and units, as whoever runs the check: run it as the agent runs.
 func examineMachine(ctx context.Context, c *config.Config) []php.Finding {
 	all := []php.Finding{
@@ -80,11 +77,22 @@ func examineFolder(key, dir string) php.Finding {
 	if err := unix.Statfs(at, &free); err != nil {
 		return php.Finding{Verdict: php.Fail, What: what + ": " + err.Error(), Cure: "mount a filesystem that works"}
 	}
-	room := uint64(free.Bavail) * uint64(free.Bsize)
-	if room < leastFree {
+	return examineRoom(what, &free)
+}
+
+// examineRoom looks whether a filesystem has room for any release at all: with less free the agent votes no.
+func examineRoom(what string, fs *unix.Statfs_t) php.Finding {
+	bytes, inodes := disk.Spare(fs)
+	room := uint64(fs.Bavail) * uint64(fs.Bsize)
+	switch {
+	case room <= bytes:
 		return php.Finding{Verdict: php.Fail, What: fmt.Sprintf("%s: only %d MiB are free", what, room>>20), Cure: "make room, or lower keep_releases"}
+	case fs.Files > 0 && fs.Ffree <= inodes: // btrfs counts none
+		return php.Finding{Verdict: php.Fail, What: fmt.Sprintf("%s: only %d inodes are free", what, fs.Ffree), Cure: "remove small files (`df -i` and `du --inodes` show where), or lower keep_releases"}
+	case fs.Files == 0:
+		return php.Finding{Verdict: php.OK, What: fmt.Sprintf("%s: can be written, %d MiB are free", what, room>>20)}
 	}
-	return php.Finding{Verdict: php.OK, What: fmt.Sprintf("%s: can be written, %d MiB are free", what, room>>20)}
+	return php.Finding{Verdict: php.OK, What: fmt.Sprintf("%s: can be written, %d MiB and %d inodes are free", what, room>>20, fs.Ffree)}
 }
 
 // examineUnits looks which units would be restarted.
@@ -96,10 +104,25 @@ func examineUnits(ctx context.Context, patterns []string) php.Finding {
 	}
 	defer c.Close()
 	running, err := c.ListUnitsByPatternsContext(ctx, []string{"active"}, patterns)
-	if err == nil && len(running) == 0 {
-		return php.Finding{Verdict: php.Warn, What: what + ": none is running", Cure: "start them, or correct the pattern"}
+	if err != nil {
+		return php.Finding{Verdict: php.Fail, What: what + ": " + err.Error(), Cure: "correct the pattern"}
 	}
-	return found(err, fmt.Sprintf("%s: %d running", what, len(running)), what, "correct the pattern")
+	return restartable(what, len(running), os.Geteuid())
+}
+
+// restartable is what there is to say of so many units that run. Whether polkit lets a user restart them only root and polkit's own
+// user may ask; systemd tells when it is too late.
+func restartable(what string, running, uid int) php.Finding {
+	switch {
+	case running == 0:
+		return php.Finding{Verdict: php.Warn, What: what + ": none is running", Cure: "start them, or correct the pattern"}
+	case uid != 0:
+		return php.Finding{
+			Verdict: php.Skip, What: fmt.Sprintf("%s: %d running; whether user %d may restart them was not tried", what, running, uid),
+			Cure: "an agent without root needs polkit, and a rule that names the units: share/polkit/50-s3-pull-deploy.rules",
+		}
+	}
+	return php.Finding{Verdict: php.OK, What: fmt.Sprintf("%s: %d running", what, running)}
 }
 
 // examineAgent looks whether the agent runs, and what it says.

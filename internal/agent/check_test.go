@@ -9,8 +9,11 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"s3pulldeploy/internal/account"
 	"s3pulldeploy/internal/fleet"
+	"s3pulldeploy/internal/php"
 	"s3pulldeploy/internal/table"
 	"s3pulldeploy/internal/testenv"
 	"s3pulldeploy/internal/testenv/parts"
@@ -116,6 +119,7 @@ func TestCheckNamesEachPermissionThatIsDenied(t *testing.T) {
 	denied, metadata := testenv.Denied(t), newEC2(t, "InService")
 	settings := fmt.Sprintf("site: promo\nbucket: my-bucket\nregion: us-east-1\nroot: %s\nstate_dir: %s\nlifecycle_hook: launch\nendpoints: {s3: %[3]q, dynamodb: %[3]q, imds: %[4]q, autoscaling: ",
 		t.TempDir(), t.TempDir(), denied, metadata.URL)
+	settings = "notify: {sns_success: 'arn:aws:sns:us-east-1:123456789012:all', sns_error: 'arn:aws:sns:us-east-1:123456789012:all', webhook: 'https://hooks.example.com/x'}\n" + settings
 	if _, said := checked(t, settings+metadata.URL+"}\n"); !strings.Contains(said, "ok    instance: i-0123456789abcdef0 (ec2)") || !strings.Contains(said, "ok    launch hook launch\n") {
 		t.Errorf("with a launch hook that may be completed:\n%s", said)
 	}
@@ -133,6 +137,47 @@ func TestCheckNamesEachPermissionThatIsDenied(t *testing.T) {
 	}
 	if !regexp.MustCompile(`(?m)^fail  launch hook launch: .*\n      hint: allow the role autoscaling:RecordLifecycleActionHeartbeat`).MatchString(said) {
 		t.Errorf("no launch hook with its cure in\n%s", said)
+	}
+	_, tried := checked(t, settings+metadata.URL+"}\n")
+	topic := "skip  topic arn:aws:sns:us-east-1:123456789012:all: publish (sns:Publish): not tried, it would tell people\n      hint: " + cureRole
+	if strings.Count(tried, topic) != 1 || !strings.Contains(tried, "skip  webhook: not tried") {
+		t.Errorf("not one line that the topic, and one that the webhook was not tried:\n%s", tried)
+	}
+}
+
+func TestCheckFailsWhereADeployWouldVoteNoForRoom(t *testing.T) {
+	for name, c := range map[string]struct {
+		fs   unix.Statfs_t
+		want php.Verdict
+		said string
+	}{
+		"room for both":            {unix.Statfs_t{Bsize: 4096, Blocks: 1 << 24, Bavail: 1 << 20, Files: 1 << 20, Ffree: 1 << 19}, php.OK, "4096 MiB and 524288 inodes are free"},
+		"no inodes":                {unix.Statfs_t{Bsize: 4096, Blocks: 1 << 24, Bavail: 1 << 20, Files: 1 << 20, Ffree: 1024}, php.Fail, "only 1024 inodes are free"},
+		"no bytes":                 {unix.Statfs_t{Bsize: 4096, Blocks: 1 << 24, Bavail: 8192, Files: 1 << 20, Ffree: 1 << 19}, php.Fail, "only 32 MiB are free"},
+		"a small one has its 5 %":  {unix.Statfs_t{Bsize: 4096, Blocks: 25600, Bavail: 2560, Files: 2000, Ffree: 200}, php.OK, "10 MiB and 200 inodes are free"},
+		"btrfs counts no inodes":   {unix.Statfs_t{Bsize: 4096, Blocks: 1 << 24, Bavail: 1 << 20}, php.OK, "4096 MiB are free"},
+		"a small one without room": {unix.Statfs_t{Bsize: 4096, Blocks: 25600, Bavail: 2560, Files: 2000, Ffree: 100}, php.Fail, "only 100 inodes are free"},
+	} {
+		got := examineRoom("root: /srv", &c.fs)
+		if got.Verdict != c.want || !strings.HasSuffix(got.What, c.said) || (got.Cure == "") != (c.want == php.OK) {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+func TestCheckDoesNotCallUnitsFineThatPolkitMayForbid(t *testing.T) {
+	for _, c := range []struct {
+		running, uid int
+		want         php.Verdict
+		cure         string
+	}{
+		{2, 0, php.OK, ""},
+		{2, 998, php.Skip, "share/polkit/50-s3-pull-deploy.rules"},
+		{0, 998, php.Warn, "start them"},
+	} {
+		if got := restartable("restart: x", c.running, c.uid); got.Verdict != c.want || !strings.Contains(got.Cure, c.cure) {
+			t.Errorf("%d running, as user %d: %+v", c.running, c.uid, got)
+		}
 	}
 }
 

@@ -266,15 +266,19 @@ func (d *Disk) room(sizes []int64, others int) error {
 	for _, size := range sizes {
 		bytes += (uint64(size) + block - 1) / block * block
 	}
-	spare := min(reserveBytes, fs.Blocks*block/20)
-	if free := fs.Bavail * block; bytes+spare > free {
-		return fmt.Errorf("%q: release needs %d bytes, and %d stay free, of %d: %w", d.opt.Root, bytes, spare, free, ErrNoSpace)
+	spareBytes, spareInodes := Spare(&fs)
+	if free := fs.Bavail * block; bytes+spareBytes > free {
+		return fmt.Errorf("%q: release needs %d bytes, and %d stay free, of %d: %w", d.opt.Root, bytes, spareBytes, free, ErrNoSpace)
 	}
-	spare = min(reserveInodes, fs.Files/20)
-	if fs.Files > 0 && inodes+spare > fs.Ffree { // btrfs counts none
-		return fmt.Errorf("%q: release needs %d inodes, and %d stay free, of %d: %w", d.opt.Root, inodes, spare, fs.Ffree, ErrNoSpace)
+	if fs.Files > 0 && inodes+spareInodes > fs.Ffree { // btrfs counts none
+		return fmt.Errorf("%q: release needs %d inodes, and %d stay free, of %d: %w", d.opt.Root, inodes, spareInodes, fs.Ffree, ErrNoSpace)
 	}
 	return nil
+}
+
+// Spare is how many bytes and inodes stay free of a filesystem: 32 MiB and 1,024, or 5 % of a small one. No release is brought to it that would need them.
+func Spare(fs *unix.Statfs_t) (bytes, inodes uint64) {
+	return min(reserveBytes, fs.Blocks*uint64(fs.Bsize)/20), min(reserveInodes, fs.Files/20)
 }
 
 // below says whether p is one of the tops or lies in one.

@@ -32,6 +32,7 @@ const (
 	OK   Verdict = "ok"
 	Warn Verdict = "warn" // it works, or nobody can tell
 	Fail Verdict = "fail"
+	Skip Verdict = "skip" // it was not tried
 )
 
 // Finding is one thing that was looked at.

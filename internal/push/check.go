@@ -14,7 +14,7 @@ import (
 // finding is one line of -check.
 type finding struct {
 	What  string `json:"what"`
-	State string `json:"state"` // "ok", "warn" or "fail"
+	State string `json:"state"` // "ok", "warn", "fail", or "skip" for what was not tried
 	Hint  string `json:"hint,omitempty"`
 }
 
@@ -24,7 +24,7 @@ const curePush = "give this account the permissions that `push -policy=developer
 
 // checkup tries what a push needs, and changes nothing: writes are tried under conditions that do not hold.
 func (s *session) checkup(ctx context.Context) error {
-	all := []finding{{"settings: " + s.cfg.Path, "ok", ""}}
+	all := append([]finding{{"settings: " + s.cfg.Path, "ok", ""}}, s.examineSigner()...)
 	site, err := s.open(ctx)
 	if err != nil {
 		all = append(all, judgeTry("account", err, ""))
@@ -54,6 +54,20 @@ func (s *session) checkup(ctx context.Context) error {
 	return nil
 }
 
+// examineSigner looks at the key that a deploy signs with.
+func (s *session) examineSigner() []finding {
+	err := s.takeKey()
+	switch {
+	case err != nil:
+		return []finding{{"signer: " + said(err), "fail", hint(err)}}
+	case s.signs == nil:
+		return nil // nothing is signed, and nobody asks for it
+	case s.exposed():
+		return []finding{{"signer: " + exposedKey, "warn", "chmod 600 " + s.cfg.SigningKey.Reveal()}}
+	}
+	return []finding{{"signer: " + s.signs.String(), "ok", ""}}
+}
+
 // judgeTry is a finding of something that was tried; an error's own advice goes before cure.
 func judgeTry(what string, err error, cure string) finding {
 	if err == nil {
@@ -81,16 +95,9 @@ func (s *site) examine(ctx context.Context) []finding {
 		all = append(all, finding{"pointer: " + v.Garbage.Error(), "fail", "`push -deploy=DIR -force` overwrites it"})
 	case v.Untrusted != nil:
 		all = append(all, finding{"pointer: " + v.Untrusted.Error(), "warn", "push again with signing_key"})
-	case v.PointerErr == nil && v.Read.ETag == "":
-		all = append(all, finding{bucket + ": writing was not tried: nothing was pushed yet", "warn", "the first push shows it; `push -deploy=DIR -dry-run` checks the tree"})
-	case v.PointerErr == nil:
-		// Were the server one that knows no conditions, the pointer would be what it is.
-		_, err := s.store.WritePointer(ctx, v.Read.Text, `"`+fmt.Sprintf("%032d", 0)+`"`)
-		var lost *store.ConflictError
-		if errors.As(err, &lost) {
-			err = nil // another push came meanwhile
-		}
-		all = append(all, judgeTry(bucket+": write (s3:PutObject)", err, curePush))
+	}
+	if v.PointerErr == nil {
+		all = append(all, s.examineWrites(ctx, v.Read)...)
 	}
 	_, err := s.store.Releases(ctx)
 	all = append(all, judgeTry(bucket+": list (s3:ListBucket)", err, curePush),
@@ -104,6 +111,33 @@ func (s *site) examine(ctx context.Context) []finding {
 		all = append(all, judgeTry(table+": write (dynamodb:UpdateItem)", err, curePush))
 	}
 	return append(all, s.examineFleet(v)...)
+}
+
+// examineWrites tries each way to write to the bucket that the policies tell apart, on a condition that does not hold.
+func (s *site) examineWrites(ctx context.Context, read store.Read) []finding {
+	bucket := "bucket " + s.cfg.Bucket
+	try := func(way, etag string) finding {
+		_, err := s.store.WritePointer(ctx, read.Text, etag) // the text that is there: whatever the server makes of conditions, it stays
+		if isConflict(err) {
+			err = nil // the write was allowed, and its condition did not hold
+		}
+		return judgeTry(bucket+": "+way, err, curePush)
+	}
+	once := bucket + ": write what is not there (s3:PutObject, If-None-Match)"
+	all := []finding{
+		try("replace the pointer (s3:PutObject, If-Match)", fmt.Sprintf("%032d", 0)),
+		{once + ": not tried, nothing was pushed yet", "skip", "the first push shows it, and fails without it: " + curePush},
+	}
+	if read.ETag != "" {
+		all[1] = try("write what is not there (s3:PutObject, If-None-Match)", "")
+	}
+	if s.cfg.KeepRemote > 0 {
+		all = append(all, judgeTry(bucket+": clean up (s3:DeleteObject)", s.store.TryDelete(ctx), curePush))
+	}
+	if key := s.cfg.KMSKeyID; key != "" {
+		all = append(all, finding{"key " + key + ": encrypt (kms:GenerateDataKey): not tried, nothing is written", "skip", "the first push shows it, and fails without it: " + curePush})
+	}
+	return all
 }
 
 // examineFleet looks at what would meet a push.

@@ -6,6 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -221,6 +225,99 @@ func TestCheckNamesEachPermissionThatIsDenied(t *testing.T) {
 		if !regexp.MustCompile(`(?m)^fail  ` + regexp.QuoteMeta(what) + `: .*denied.*\n      hint: ` + regexp.QuoteMeta(curePush) + `$`).MatchString(stdout.String()) {
 			t.Errorf("no %q with its cure in\n%s", what, stdout.String())
 		}
+	}
+}
+
+func TestCheckNamesEachWriteThatIsDenied(t *testing.T) {
+	s3, dynamo, denied := testenv.S3(t), testenv.DynamoDB(t), testenv.Denied(t)
+	bucket, dir := s3.NewBucket(t), t.TempDir()
+	var forbidden string // method and condition of what is denied, or the action
+	to := func(address string) http.Handler {
+		target, err := url.Parse(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) {
+			p.SetURL(target)
+			p.Out.Host = p.In.Host // it is signed
+		}}
+	}
+	toS3, toTable, toNobody := to(s3.Endpoint), to(dynamo), to(denied)
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, action, table := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
+		switch {
+		case action != "" && action == forbidden,
+			r.Method+" If-Match" == forbidden && r.Header.Get("If-Match") != "",
+			r.Method+" If-None-Match" == forbidden && r.Header.Get("If-None-Match") != "":
+			toNobody.ServeHTTP(w, r)
+		case table:
+			toTable.ServeHTTP(w, r)
+		default:
+			toS3.ServeHTTP(w, r)
+		}
+	}))
+	t.Cleanup(front.Close)
+	file, app := filepath.Join(dir, "config.yml"), filepath.Join(dir, "app")
+	settings := fmt.Sprintf("site: shop\nbucket: %[1]s\ntable: %[1]s\nendpoints: {s3: %[2]q, dynamodb: %[2]q}\nregion: us-east-1\nkms_key_id: alias/deploy\n", bucket, front.URL)
+	if err := errors.Join(os.Mkdir(app, 0o755), os.WriteFile(filepath.Join(app, "x"), nil, 0o644), os.WriteFile(file, []byte(settings), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	run := func(verb string, want int) string {
+		t.Helper()
+		var stdout, stderr bytes.Buffer
+		if code := Main(t.Context(), []string{"-config=" + file, verb}, strings.NewReader(""), &stdout, &stderr); code != want {
+			t.Fatalf("%s without %q: exit code %d: %s%s", verb, forbidden, code, &stdout, &stderr)
+		}
+		return stdout.String()
+	}
+	aws, err := account.Load(t.Context(), account.Options{OwnEndpoints: true})
+	if err == nil {
+		_, err = table.NewDynamo(table.Options{Config: aws, Endpoint: dynamo, Name: bucket}).Init(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	writes := map[string]string{
+		"PUT If-Match":      "bucket " + bucket + ": replace the pointer (s3:PutObject, If-Match)",
+		"PUT If-None-Match": "bucket " + bucket + ": write what is not there (s3:PutObject, If-None-Match)",
+		"DELETE If-Match":   "bucket " + bucket + ": clean up (s3:DeleteObject)",
+		"UpdateItem":        "table " + bucket + ": write (dynamodb:UpdateItem)",
+	}
+	each := func(tried map[string]string) {
+		t.Helper()
+		for request, what := range tried {
+			forbidden = request
+			said := run("-check", exitFailed)
+			if strings.Count(said, "\nfail  ") != 1 || !regexp.MustCompile(`(?m)^fail  `+regexp.QuoteMeta(what)+`: .*denied.*\n      hint: `+regexp.QuoteMeta(curePush)+`$`).MatchString(said) {
+				t.Errorf("without %s not this one line with its cure, %q, in\n%s", request, what, said)
+			}
+		}
+		forbidden = ""
+		said := run("-check", exitDone)
+		for _, what := range tried {
+			if !strings.Contains(said, "ok    "+what+"\n") {
+				t.Errorf("no %q in\n%s", what, said)
+			}
+		}
+		if !strings.Contains(said, "skip  key alias/deploy: encrypt (kms:GenerateDataKey): not tried") {
+			t.Errorf("nothing says that the key was not tried:\n%s", said)
+		}
+	}
+	once := writes["PUT If-None-Match"]
+	delete(writes, "PUT If-None-Match")
+	each(writes) // before the first push
+	if said := run("-check", exitDone); !strings.Contains(said, "skip  "+once+": not tried, nothing was pushed yet\n      hint: ") {
+		t.Errorf("nothing says that one write was not tried:\n%s", said)
+	}
+	if left, err := os.ReadDir(filepath.Join(s3.Dir, bucket, "shop")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the check left %v, %v", left, err)
+	}
+	run("-deploy="+app, exitDone)
+	before, _ := os.ReadFile(filepath.Join(s3.Dir, bucket, "shop", "latest-deploy"))
+	writes["PUT If-None-Match"] = once
+	each(writes)
+	if after, err := os.ReadFile(filepath.Join(s3.Dir, bucket, "shop", "latest-deploy")); err != nil || len(before) == 0 || !bytes.Equal(after, before) {
+		t.Errorf("the pointer was %q, is %q, %v", before, after, err)
 	}
 }
 

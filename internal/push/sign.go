@@ -49,26 +49,41 @@ var publishes = []string{verbDeploy, verbRollback, verbInit}
 // keyring is whose signatures instances ask for, as far as the settings tell; for what publishes with the key that it signs with,
 // which must be at hand.
 func (s *session) keyring() (*release.Keyring, error) {
-	if !slices.Contains(publishes, s.verb) {
+	if slices.Contains(publishes, s.verb) {
+		if err := s.takeKey(); err != nil {
+			return nil, err
+		}
+		if s.exposed() {
+			s.warn("%s: chmod 600 %s", exposedKey, s.cfg.SigningKey.Reveal())
+		}
+	}
+	if s.signs == nil {
 		return s.cfg.Keyring(), nil
 	}
-	var err error
+	return release.NewKeyring(append(slices.Clone(s.cfg.VerifyKeys), s.signs.Public()))
+}
+
+// takeKey reads the key to sign with, where the settings name one. It fails where what is published would be no use.
+func (s *session) takeKey() (err error) {
 	if s.signs, err = s.cfg.Signer(); err != nil {
-		return nil, kind{errUsage, err}
-	}
-	if info, err := os.Stat(s.cfg.SigningKey.Reveal()); err == nil && info.Mode()&0o077 != 0 {
-		s.warn("others on this machine may read the signing key: chmod 600 %s", s.cfg.SigningKey.Reveal())
+		return kind{errUsage, err}
 	}
 	switch {
 	case s.signs == nil && len(s.cfg.VerifyKeys) > 0 && s.verb != verbInit:
-		return nil, kind{errUsage, advise(errors.New("verify_keys is set and signing_key is not: no instance would take what this publishes"),
+		return kind{errUsage, advise(errors.New("verify_keys is set and signing_key is not: no instance would take what this publishes"),
 			"signing_key is a file, or ${NAME} of a variable that holds the key")}
-	case s.signs == nil:
-		return s.cfg.Keyring(), nil
-	case s.verb == verbDeploy && !s.packed():
-		return nil, kind{errUsage, errors.New("signing_key needs the packed layout: no signature covers the files of a plain release")}
+	case s.signs != nil && s.verb == verbDeploy && !s.packed():
+		return kind{errUsage, errors.New("signing_key needs the packed layout: no signature covers the files of a plain release")}
 	}
-	return release.NewKeyring(append(slices.Clone(s.cfg.VerifyKeys), s.signs.Public()))
+	return nil
+}
+
+const exposedKey = "others on this machine may read the signing key"
+
+// exposed says whether more than its owner may read the file of the key.
+func (s *session) exposed() bool {
+	info, err := os.Stat(s.cfg.SigningKey.Reveal()) // a key that is no file is nobody's to read
+	return err == nil && info.Mode()&0o077 != 0
 }
 
 // text is a pointer as it is published, signed where there is a key. One that could not be read again is an error, such as for

@@ -211,6 +211,25 @@ func (s *Store) erase(ctx context.Context, o Stored) error {
 	return nil
 }
 
+// A key below the site that no object has, and what would be its ETag.
+const (
+	nothing = "check/nothing"
+	noETag  = "00000000000000000000000000000000"
+)
+
+// TryDelete asks to delete an object that is not there, on the condition that it is some other: that changes nothing, and leaves no marker in a
+// bucket with versions. It fails with ErrDenied, or as every request does, where a clean-up would.
+func (s *Store) TryDelete(ctx context.Context) error {
+	_, err := s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &s.bucket, Key: aws.String(s.base + nothing), IfMatch: quoted(noETag)})
+	err = explained(ctx, err)
+	for _, allowed := range []error{ErrNotFound, ErrChanged, errUnsupported} {
+		if errors.Is(err, allowed) {
+			return nil
+		}
+	}
+	return err
+}
+
 // guard refuses what must not be deleted, as it stands now.
 func (s *Store) guard(ctx context.Context, o Stored) (now time.Time, err error) {
 	var is Stored
