@@ -92,7 +92,10 @@ func (s *session) status(ctx context.Context) error {
 }
 
 func (v view) status(name string) Status {
-	st := Status{Site: name, Members: []statusMember{}, Problems: []string{}, Line: v.summary()}
+	st := Status{Site: name, Problems: []string{}, Line: v.summary()}
+	if v.MembersErr == nil {
+		st.Members = []statusMember{}
+	}
 	if v.Pointer.Release != "" {
 		st.Pointer = &statusTarget{v.Pointer.Release, v.Pointer.Sequence}
 	}

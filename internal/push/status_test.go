@@ -117,6 +117,14 @@ func TestStatusNamesEachCauseOnce(t *testing.T) {
 	}
 }
 
+func TestJSONTellsNoInstancesFromInstancesThatCouldNotBeRead(t *testing.T) {
+	for want, v := range map[string]view{`"members":[]`: {}, `"members":null`: {MembersErr: fleet.ErrThrottled}} {
+		if text, err := json.Marshal(v.status("shop")); err != nil || !strings.Contains(string(text), want) {
+			t.Errorf("no %s in %s, %v", want, text, err)
+		}
+	}
+}
+
 func TestStatusShowsWhatIsKnownOfPointerHeadFreezeAndInstances(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	v := view{
