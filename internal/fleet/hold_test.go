@@ -1,8 +1,10 @@
 package fleet_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -90,29 +92,170 @@ func TestOpenIsRefusedWhereAHoldCameAfterTheHeadWasRead(t *testing.T) {
 	})
 }
 
+// book is a ledger of its own, whose head r1 is committed of, as sequence 100, and the good one.
+type book struct {
+	*fleet.Ledger
+	t *testing.T
+}
+
+func newBook(t *testing.T) (*book, fleet.Head) {
+	n := 0
+	b := &book{fleet.NewLedger(table.NewMemory(), scope, func() string { n++; return itoa(int64(n)) }), t}
+	h := b.commit(b.opened(fleet.Head{}, b.note("r1", 100)))
+	return b, b.must(b.Done(t.Context(), h, true, ""))
+}
+
+func (b *book) must(h fleet.Head, err error) fleet.Head {
+	b.t.Helper()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return h
+}
+
+func (b *book) note(id string, sequence int64) fleet.Note {
+	n, err := fleet.NewNote(fmt.Appendf(nil, "%s\n%d\n3", id, sequence))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return n
+}
+
+func (b *book) opened(h fleet.Head, n fleet.Note) fleet.Head {
+	b.t.Helper()
+	return b.must(b.Open(b.t.Context(), h, n, "i-1", false))
+}
+
+func (b *book) commit(h fleet.Head) fleet.Head {
+	b.t.Helper()
+	return b.must(b.Decide(b.t.Context(), h, fleet.Outcome{Commit: true, Now: time.Unix(1000, 0)}))
+}
+
+// held is the head after an abort for good, with no more tries.
+func (b *book) held(h fleet.Head) fleet.Head {
+	b.t.Helper()
+	return b.must(b.Decide(b.t.Context(), h, fleet.Outcome{Reason: "no", Now: time.Unix(1000, 0)}))
+}
+
+func (b *book) goBack(h fleet.Head) (fleet.Head, error) {
+	return b.GoBack(b.t.Context(), h, b.note("r1", 100), "i-1", "it fails")
+}
+
+// again and abort are push -retry and push -abort.
+func (b *book) again(h fleet.Head, sequence int64) fleet.Head {
+	b.t.Helper()
+	return b.must(b.Request(b.t.Context(), h, fleet.Item{"again": sequence}))
+}
+
+func (b *book) abort(h fleet.Head, sequence int64) fleet.Head {
+	b.t.Helper()
+	return b.must(b.Request(b.t.Context(), h, fleet.Item{"hold": sequence}, "again", "retry_at"))
+}
+
 // Who asks for a push once more and then holds it again leaves the hold as it was, but for what they had asked.
 func TestOpenIsRefusedWhereARetryWasTakenBackAfterTheHeadWasRead(t *testing.T) {
-	n := 0
-	l := fleet.NewLedger(table.NewMemory(), scope, func() string { n++; return itoa(int64(n)) })
-	must := func(h fleet.Head, err error) fleet.Head {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return h
-	}
-	note, err := fleet.NewNote([]byte("r1\n100\n3"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx := t.Context()
-	h := must(l.Open(ctx, fleet.Head{}, note, "i-1", false))
-	h = must(l.Decide(ctx, h, fleet.Outcome{Reason: "no", Now: time.Unix(1000, 0)}))
-	read := must(l.Request(ctx, h, fleet.Item{"again": note.Sequence}))
-	must(l.Request(ctx, read, fleet.Item{"hold": note.Sequence}, "again", "retry_at"))
-	if _, err := l.Open(ctx, read, note, "i-1", false); !errors.Is(err, fleet.ErrOvertaken) {
+	b, h := newBook(t)
+	r2 := b.note("r2", 200)
+	read := b.again(b.held(b.opened(h, r2)), 200)
+	b.abort(read, 200)
+	if _, err := b.Open(t.Context(), read, r2, "i-1", false); !errors.Is(err, fleet.ErrOvertaken) {
 		t.Errorf("opened, although it was held again: %v", err)
 	}
+}
+
+// An opener that has found a commit healthy, and whose coordinator ends it as one that is not.
+func TestOpenDoesNotCallACommitGoodThatEndedUnhealthyAfterTheHeadWasRead(t *testing.T) {
+	b, h := newBook(t)
+	read := b.commit(b.opened(h, b.note("r2", 200)))
+	done := b.must(b.Done(t.Context(), read, false, "2 of 3 failed after the flip"))
+	r3 := b.note("r3", 300)
+	if h, err := b.Open(t.Context(), read, r3, "i-1", true); !errors.Is(err, fleet.ErrOvertaken) || h.Good.Release != "r1" {
+		t.Errorf("head %+v, %v", h, err)
+	}
+	if h, err := b.Open(t.Context(), done, r3, "i-1", false); err != nil || h.Good.Release != "r1" {
+		t.Errorf("as it stands now: %+v, %v", h, err)
+	}
+}
+
+// A rollback takes the hold of its own sequence away, and only that: a newer push may be held while an agent is about to open it.
+func TestGoBackIsRefusedWhereAHoldCameAfterTheHeadWasRead(t *testing.T) {
+	for name, readBy := range map[string]func(*book, fleet.Head) fleet.Head{
+		"of a commit that was held too late": func(b *book, h fleet.Head) fleet.Head { return b.abort(h, 200) },
+		"again": func(b *book, h fleet.Head) fleet.Head {
+			return b.again(b.held(b.must(b.goBack(h))), 200)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, h := newBook(t)
+			read := readBy(b, b.commit(b.opened(h, b.note("r2", 200))))
+			now := b.abort(read, 300) // a newer push
+			if h, err := b.goBack(read); !errors.Is(err, fleet.ErrOvertaken) || h.Hold != 300 {
+				t.Errorf("head %+v, %v", h, err)
+			}
+			if h, err := b.goBack(now); err != nil || h.Hold != 300 || h.Release != "r1" {
+				t.Errorf("as it stands now: %+v, %v", h, err)
+			}
+		})
+	}
+}
+
+func TestGoBackIsRefusedWhereARetryWasTakenBackAfterTheHeadWasRead(t *testing.T) {
+	b, h := newBook(t)
+	back := b.must(b.goBack(b.commit(b.opened(h, b.note("r2", 200)))))
+	read := b.again(b.held(back), 200)
+	b.abort(read, 200)
+	if _, err := b.goBack(read); !errors.Is(err, fleet.ErrOvertaken) {
+		t.Errorf("opened, although it was held again: %v", err)
+	}
+}
+
+// Of two who abort, the one who has looked at an older push must not lower the hold of the other.
+func TestHoldIsRefusedWhereANewerOneCameAfterTheHeadWasRead(t *testing.T) {
+	b, read := newBook(t)
+	b.abort(read, 300)
+	h, err := b.Request(t.Context(), read, fleet.Item{"hold": int64(200)}, "again", "retry_at")
+	if !errors.Is(err, fleet.ErrOvertaken) || !h.Held(300) {
+		t.Errorf("head %+v, %v", h, err)
+	}
+	if h := b.abort(read, 400); h.Hold != 400 {
+		t.Errorf("head %+v", h)
+	}
+}
+
+// holdsInTime is a table through which somebody holds a newer push just before the fleet opens its rollback.
+type holdsInTime struct {
+	fleet.Table
+	once sync.Once
+	hold func()
+}
+
+func (h *holdsInTime) Write(ctx context.Context, k fleet.Key, w fleet.Write) (fleet.Item, error) {
+	if w.Set["source"] != nil {
+		h.once.Do(h.hold)
+	}
+	return h.Table.Write(ctx, k, w)
+}
+
+func TestCoordinatorGoesBackOnItsNextLookWhereANewerPushWasHeldMeanwhile(t *testing.T) {
+	fleetTest(t, func(r *rig) {
+		var fence, held int64
+		r.table = &holdsInTime{Table: r.mem, hold: func() {
+			h := r.head()
+			fence, held = h.Fence, h.Sequence+1
+			r.ask(fleet.Item{"hold": held})
+		}}
+		r.boot(ids(3)...)
+		r.push("r1")
+		r.live("r1", 40*time.Second, ids(3)...)
+		r.spoil("r2", ids(3)...)
+		s := r.push("r2")
+		r.until("committed", time.Minute, func() bool { return r.head().CommittedRelease == "r2" })
+		r.ask(fleet.Item{"hold": s}) // too late
+		r.until("back", time.Minute, func() bool { return r.head().Epoch == 3 && r.head().State == fleet.Done })
+		if h := r.head(); h.Hold != held || held == 0 || h.CommittedRelease != "r1" || h.Fence != fence+1 {
+			t.Errorf("the coordinator had fence %d and %d is held: head %+v", fence, held, h)
+		}
+	})
 }
 
 func TestAbortDoesNotLiftTheHoldOfANewerPush(t *testing.T) {

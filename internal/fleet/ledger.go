@@ -122,8 +122,8 @@ func (l *Ledger) Members(ctx context.Context) ([]Member, error) {
 }
 
 // Open starts epoch prev.Epoch+1 for a note that was put before. Condition: no head yet, or the head is at
-// prev's epoch, decided, with its hold and what is asked for again, and not frozen (a rollback may pass). healthy says that prev is a commit that nobody ended yet, and
-// that all have reported well: then its release is the good one.
+// prev's epoch, decided, with its hold and what is asked for again, and not frozen (a rollback may pass). healthy says that prev is a
+// commit that nobody ended yet, which is a condition then, and that all have reported well: its release is the good one.
 func (l *Ledger) Open(ctx context.Context, prev Head, n Note, by string, healthy bool) (Head, error) {
 	set := opening(prev, n, by)
 	if prev.State == Abort && prev.Reason == reasonSuperseded {
@@ -132,15 +132,12 @@ func (l *Ledger) Open(ctx context.Context, prev Head, n Note, by string, healthy
 	if prev.Sequence == n.Sequence {
 		set["tries"] = prev.Tries
 	}
+	decided := append(held(prev), asked(prev)...)
 	if healthy {
 		maps.Copy(set, prev.goodAfter())
-	}
-	decided := And{
-		Compare{"epoch", Eq, prev.Epoch},
-		Compare{"fence", Eq, prev.Fence},
-		In{"state", []Value{string(Abort), string(Commit), string(Done)}},
-		asRead("hold", prev.Hold),
-		asRead("again", prev.Again), // a hold of the same sequence takes only this away
+		decided = append(decided, Compare{"state", Eq, string(Commit)})
+	} else {
+		decided = append(decided, In{"state", []Value{string(Abort), string(Commit), string(Done)}})
 	}
 	if n.Pointer.Kind != KindRollback {
 		decided = append(decided, Absent{"frozen"})
@@ -168,8 +165,8 @@ func opening(prev Head, n Note, by string) Item {
 }
 
 // GoBack opens epoch prev.Epoch+1 to the release of an earlier note, and makes the sequence of prev, which the new epoch keeps, a
-// bad one: nobody ever opens it again. why says what it failed of. Condition: epoch, fence, and prev is committed, or was such a
-// rollback already and aborted.
+// bad one: nobody ever opens it again. why says what it failed of. Condition: epoch, fence, hold and what is asked for again as in
+// prev, and prev is committed, or was such a rollback already and aborted.
 func (l *Ledger) GoBack(ctx context.Context, prev Head, n Note, by, why string) (Head, error) {
 	set := opening(prev, n, by)
 	set["kind"], set["sequence"], set["source"] = KindRollback, prev.Sequence, n.Sequence
@@ -182,7 +179,8 @@ func (l *Ledger) GoBack(ctx context.Context, prev Head, n Note, by, why string) 
 	if prev.Hold == prev.Sequence {
 		remove = append([]string{"hold"}, remove...)
 	}
-	return l.writeHead(ctx, "open rollback", Write{Set: set, Remove: remove, If: append(held(prev), Compare{"state", Eq, string(from)})})
+	cond := append(append(held(prev), asked(prev)...), Compare{"state", Eq, string(from)})
+	return l.writeHead(ctx, "open rollback", Write{Set: set, Remove: remove, If: cond})
 }
 
 // badWith are the bad sequences of the head with its own among them.
@@ -316,10 +314,20 @@ func held(h Head) And {
 	return And{Compare{"epoch", Eq, h.Epoch}, Compare{"fence", Eq, h.Fence}}
 }
 
+// asked says that nobody has held anything, or asked for it again, since h was read: a hold of what is held already takes only
+// `again` away.
+func asked(h Head) And {
+	return And{asRead("hold", h.Hold), asRead("again", h.Again)}
+}
+
 // Request sets what push asks of the fleet (hint, hold, again, approved). Condition: the head is at the epoch
-// that push read.
+// that push read; and for a hold, no newer one has come since, which it would lower.
 func (l *Ledger) Request(ctx context.Context, h Head, set Item, remove ...string) (Head, error) {
-	return l.writeHead(ctx, "ask the fleet", Write{Set: set, Remove: remove, If: Compare{"epoch", Eq, h.Epoch}})
+	cond := And{Compare{"epoch", Eq, h.Epoch}}
+	if s, ok := set["hold"].(int64); ok {
+		cond = append(cond, Or{Absent{"hold"}, Compare{"hold", Lt, s + 1}, Compare{"hold", Eq, h.Hold}})
+	}
+	return l.writeHead(ctx, "ask the fleet", Write{Set: set, Remove: remove, If: cond})
 }
 
 // PutLog writes an epoch's log; first is true for the one caller who created it.

@@ -29,7 +29,9 @@ func (n *Node) goBack(ctx context.Context, to Target, why string) {
 	}
 	opened, err := n.o.Ledger.GoBack(ctx, prev, *note, n.o.Instance, why)
 	if errors.Is(err, ErrOvertaken) {
-		n.coord = nil
+		if opened.Epoch != prev.Epoch || opened.Fence != prev.Fence { // else it is still ours: something was held or asked for meanwhile
+			n.coord = nil
+		}
 		n.observe(opened, opened.Epoch > 0, true)
 		return
 	}
