@@ -142,8 +142,12 @@ func (w *warming) run(ctx context.Context) error {
 		return nil
 	}
 	left, err := w.missing(ctx)
-	if err != nil || w.cold != "" || len(left) == 0 {
+	if err != nil || w.cold != "" {
 		return err
+	}
+	if len(left) == 0 {
+		w.short = w.last.outOfStrings() // it was compiled before: what found no place then has none now
+		return nil
 	}
 	if w.cold = w.o.sizes.lacks(w.last, left); w.cold != "" {
 		return nil

@@ -180,6 +180,9 @@ func TestInternedStringsThatRunShortAreSaidBeforeTheFlip(t *testing.T) {
 		!strings.Contains(w.Short, "free interned strings (opcache.interned_strings_buffer)") {
 		t.Errorf("of a buffer that is full: %+v", w)
 	}
+	if w := warm(t, cache, dir); w.Cold != "" || w.Cached != 41 || !strings.Contains(w.Short, "for interned strings are free (opcache.interned_strings_buffer)") {
+		t.Errorf("asked again, when nothing is left to compile: %+v", w)
+	}
 	if tight, err := cache.Tight(t.Context(), dir); err != nil || len(tight) != 0 {
 		t.Errorf("tight %q, %v", tight, err)
 	}
