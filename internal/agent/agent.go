@@ -80,10 +80,11 @@ type Service interface {
 	// WatchdogEvery is how often Watchdog is expected, 0 for never.
 	WatchdogEvery() time.Duration
 	// Reload has units reload their configuration, or restarts those that cannot, and waits for the end of it. Patterns such as
-	// php*-fpm.service are allowed; that none is running is an error, and so is [ErrNotAllowed].
-	Reload(ctx context.Context, units []string) error
+	// php*-fpm.service are allowed. It returns how many it began with, also where it fails; [ErrNoUnit], [ErrNoSystemd] and, where nothing
+	// else failed, [ErrNotAllowed] are errors.
+	Reload(ctx context.Context, units []string) (begun int, err error)
 	// Restart restarts those of the units that are running, all at once, and waits for the end of it. Patterns are allowed; that none
-	// is running is no error; [ErrNotAllowed] is the error where nothing else failed.
+	// is running is no error; [ErrNoSystemd] and, where nothing else failed, [ErrNotAllowed] are.
 	Restart(ctx context.Context, units []string) error
 	// Going says whether the machine itself is about to go.
 	Going(ctx context.Context) bool

@@ -22,9 +22,11 @@ type service struct {
 	reloaded []string
 	// reload is done in a Reload, when it is not nil.
 	reload func()
-	// restarted are the units of each Restart, whose error is stuck; barred is that of a Reload.
+	// restarted are the units of each Restart, whose error is stuck; barred is that of a Reload, and
+	// allowed how many units it then began with all the same.
 	restarted     []string
 	stuck, barred error
+	allowed       int
 	active        func() release.ID
 	every         time.Duration
 	going         bool
@@ -70,14 +72,17 @@ func (s *service) WatchdogEvery() time.Duration {
 	return s.every
 }
 
-func (s *service) Reload(_ context.Context, units []string) error {
+func (s *service) Reload(_ context.Context, units []string) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reloaded = append(s.reloaded, units...)
 	if s.reload != nil {
 		s.reload()
 	}
-	return s.barred
+	if s.barred != nil {
+		return s.allowed, s.barred
+	}
+	return len(units), nil
 }
 
 // reloads are the units of all Reloads.

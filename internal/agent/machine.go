@@ -55,6 +55,10 @@ const (
 // backTime bounds the warm-up for a rollback: PHP may hang in what is live, and visitors wait.
 const backTime = 10 * time.Second
 
+// handover is how long after a reload the php-fpm from before it may be the one that answers: longer than process_control_timeout of
+// share/php/fpm.conf, 10 s.
+const handover = 15 * time.Second
+
 type keepList = []release.ID
 
 // machine does the long steps of one site on this instance. Its methods run in the worker, one at a time.
@@ -81,6 +85,7 @@ type machine struct {
 	roomFor     release.ID // for which room was made in opcache
 	warmFor     release.ID // which was compiled last
 	backTime    time.Duration
+	handover    time.Duration
 	pageless    bool // it was said that the site has no page that names its release
 	cold        note
 	undone      note // what could not be done after the last flip, though the release is served
@@ -120,7 +125,7 @@ func newMachine(p Parts, log *slog.Logger, ledger *fleet.Ledger) *machine {
 			Warming: c.PrepareTimeout / 2 / time.Duration(max(len(c.Opcache.URL), 1)), // the rest is for download and hooks
 		}),
 		env:      hook.Env{Site: c.Site, Group: c.Group, Instance: p.Identity.ID, Zone: p.Identity.Zone},
-		listings: map[release.ID]release.Listing{}, backTime: backTime,
+		listings: map[release.ID]release.Listing{}, backTime: backTime, handover: handover,
 	}
 }
 

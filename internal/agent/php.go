@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -159,16 +160,16 @@ func (m *machine) reloadPreloaded(ctx context.Context, pools []php.Status) ([]ph
 		m.after.reload = true
 		return pools, nil
 	}
-	fresh, err := m.reload(ctx, units, pools)
+	pools, err := m.reload(ctx, units, pools)
 	switch {
-	case errors.Is(err, ErrNotAllowed):
+	case untouched(err) && ctx.Err() == nil:
 		m.warn(keeps + err.Error())
 		m.after.reload = true
 		return pools, nil
 	case err != nil:
 		return nil, fmt.Errorf("reload php-fpm for opcache.preload: %w", err)
 	}
-	return fresh, nil
+	return pools, nil
 }
 
 func preloads(s php.Status) bool { return s.Settings.Preload != "" }
@@ -204,13 +205,24 @@ const (
 	answerPause = 100 * time.Millisecond
 )
 
-// reload reloads php-fpm, which empties opcache, and waits until all pools answer, and those that preload are no longer what they were
-// before: systemd calls the reload done when it has asked for it, and the old workers go on for a moment.
+// reload reloads php-fpm, which empties opcache, and waits for it. Where some units are untouched, that is the error after this.
 func (m *machine) reload(ctx context.Context, units []string, before []php.Status) ([]php.Status, error) {
-	if err := m.service.Reload(ctx, units); err != nil {
-		return nil, err
+	begun, err := m.service.Reload(ctx, units)
+	if begun > 0 {
+		m.warmFor = ""
 	}
-	m.after.reload, m.warmFor = true, ""
+	if err != nil && (begun == 0 || !untouched(err)) {
+		return before, err
+	}
+	m.after.reload = true
+	pools, late := m.reloaded(ctx, before)
+	return pools, cmp.Or(late, err)
+}
+
+// reloaded waits until all pools answer, and those that preload are no longer what they were before: systemd calls the reload done when
+// it has asked for it, and the old workers go on for a moment. What goes on after the handover was not
+// reloaded: that is said, and nobody waits for it.
+func (m *machine) reloaded(ctx context.Context, before []php.Status) ([]php.Status, error) {
 	limit, cancel := context.WithTimeout(ctx, reloadTime)
 	defer cancel()
 	old := map[string]int64{} // when they were started, by their routes; a probe of an older package does not say
@@ -219,17 +231,19 @@ func (m *machine) reload(ctx context.Context, units []string, before []php.Statu
 			old[s.URL] = s.Started
 		}
 	}
-	for {
+	for end := time.Now().Add(m.handover); ; {
 		pools, err := m.opcache.Status(limit)
-		if err == nil && !slices.ContainsFunc(pools, func(s php.Status) bool { return old[s.URL] == s.Started && s.Started > 0 }) {
+		goesOn := slices.ContainsFunc(pools, func(s php.Status) bool { return old[s.URL] == s.Started && s.Started > 0 })
+		switch {
+		case err == nil && !goesOn:
+			return pools, nil
+		case err == nil && time.Now().After(end):
+			m.warn("a pool with opcache.preload goes on as it was after the reload: is its unit named in `restart`?")
 			return pools, nil
 		}
 		select {
 		case <-limit.Done():
-			if err == nil {
-				m.warn("a pool with opcache.preload goes on as it was after the reload: is its unit named in `restart`?")
-			}
-			return pools, err
+			return nil, cmp.Or(err, limit.Err())
 		case <-time.After(answerPause):
 		}
 	}

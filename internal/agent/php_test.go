@@ -262,6 +262,66 @@ func TestNothingIsCompiledBeforeTheReloadHasHappened(t *testing.T) {
 	})
 }
 
+// Its unit is not among those of `restart`: it will never say that it was started again.
+func TestAPoolThatIsNotReloadedIsNotWaitedForLongerThanTheHandover(t *testing.T) {
+	p := newPool(t)
+	m, _ := settler(t, "true", p)
+	m.cfg.Opcache.Mode, m.cfg.Restart, m.handover = "warm", []string{"php8.1-fpm.service"}, 300*time.Millisecond
+	p.set(func(p *pool) { p.preload, p.started = "/srv/preload.php", 100 })
+	began := time.Now()
+	if err := m.settle(t.Context(), settleOf(1, r1)); err != nil || m.warmFor != r1 {
+		t.Fatalf("%v, compiled %q", err, m.warmFor)
+	}
+	if took := time.Since(began); took < m.handover || took > reloadTime/2 {
+		t.Errorf("it took %v", took)
+	}
+	if said := m.undone.text(); strings.Count(said, "a pool with opcache.preload goes on as it was") != 1 {
+		t.Errorf("said %q", said)
+	}
+}
+
+// One that gives no answer is being reloaded, as long as process_control_timeout lets requests run.
+func TestAPoolThatGivesNoAnswerIsWaitedForLongerThanTheHandover(t *testing.T) {
+	p := newPool(t)
+	m, _ := settler(t, "true", p)
+	m.cfg.Restart, m.handover = []string{"php8.2-fpm.service"}, time.Millisecond
+	p.set(func(p *pool) { p.preload, p.started = "/srv/preload.php", 100 })
+	m.service.(*service).onReload(func() { p.set(func(p *pool) { p.started, p.ill = 101, 3 }) })
+	if err := m.settle(t.Context(), settleOf(1, r1)); err != nil || m.undone.text() != "" {
+		t.Errorf("%v, %q", err, m.undone.text())
+	}
+}
+
+// Of two php-fpm polkit lets one be reloaded, whose opcache is then empty.
+func TestWhatWasReloadedIsCompiledAgainThoughAnotherUnitMayNotBe(t *testing.T) {
+	reloaded, kept := newPool(t), newPool(t)
+	m, _ := settler(t, "true", reloaded, kept)
+	m.cfg.Opcache.Mode, m.cfg.Restart, m.handover = "warm", []string{"php*-fpm.service"}, time.Second
+	if err := os.WriteFile(filepath.Join(m.cfg.Root, string(r1), "a.php"), []byte("<?php"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []*pool{reloaded, kept} {
+		p.set(func(p *pool) { p.preload, p.started = "/srv/preload.php", 100 })
+	}
+	if err := m.warm(t.Context(), r1, func(string) {}); err != nil || m.warmFor != r1 {
+		t.Fatal(err)
+	}
+	s := m.service.(*service)
+	s.barred, s.allowed = fmt.Errorf("php8.1-fpm.service: %w", ErrNotAllowed), 1
+	s.onReload(func() { reloaded.set(func(p *pool) { p.asked, p.started, p.behind = nil, 101, 2 }) })
+	if err := m.settle(t.Context(), settleOf(1, r1)); err != nil || m.warmFor != r1 || len(s.reloaded) != 1 {
+		t.Fatalf("%v, compiled %q, reloaded %q", err, m.warmFor, s.reloaded)
+	}
+	reloaded.set(func(p *pool) {
+		if len(p.asked) < 4 || slices.Contains(p.asked[:3], "cached") || !slices.Contains(p.asked, "cached") {
+			t.Errorf("after the reload it was asked %q", p.asked)
+		}
+	})
+	if said := m.undone.text(); !strings.Contains(said, "opcache.preload keeps code") || !strings.Contains(said, "php8.1-fpm.service: systemd does not allow it") {
+		t.Errorf("said %q", said)
+	}
+}
+
 // A php-fpm that was started with a release of another tool. What it preloads lies in the release, as users have it.
 func TestPreloadedCodeFollowsTheFlip(t *testing.T) {
 	const old = release.ID("2026-11-20_20-15-00")

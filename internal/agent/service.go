@@ -78,8 +78,20 @@ const reloadTime = time.Minute
 // restartTime bounds the restart of all units: systemd kills what does not stop after 90 seconds.
 const restartTime = 3 * time.Minute
 
-// ErrNotAllowed says that the agent's user may not do to a unit what was asked for: polkit has no rule that lets it.
-var ErrNotAllowed = errors.New("systemd does not allow it to the agent's user: share/polkit/50-s3-pull-deploy.rules")
+// Why units are left as they were. None of it says anything about a release, and going back would not mend it.
+var (
+	// ErrNotAllowed: the agent's user may not do to a unit what was asked for, since polkit has no rule that lets it.
+	ErrNotAllowed = errors.New("systemd does not allow it to the agent's user: share/polkit/50-s3-pull-deploy.rules")
+	// ErrNoSystemd: nobody answers.
+	ErrNoSystemd = errors.New("systemd is out of reach")
+	// ErrNoUnit: none of the units that were named runs.
+	ErrNoUnit = errors.New("no unit of that name is running: correct `restart`")
+)
+
+// untouched says whether an error is one of these.
+func untouched(err error) bool {
+	return errors.Is(err, ErrNotAllowed) || errors.Is(err, ErrNoSystemd) || errors.Is(err, ErrNoUnit)
+}
 
 // denied says whether systemd's answer is that one may not.
 func denied(err error) bool {
@@ -89,23 +101,23 @@ func denied(err error) bool {
 }
 
 // Reload is as [Service] says, over D-Bus. The agent's user must be allowed to (root is).
-func (s Systemd) Reload(ctx context.Context, units []string) error {
+func (s Systemd) Reload(ctx context.Context, units []string) (begun int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, reloadTime)
 	defer cancel()
-	found, err := s.each(ctx, units, func(c *dbus.Conn, unit string, done chan<- string) (int, error) {
+	found, begun, err := s.each(ctx, units, func(c *dbus.Conn, unit string, done chan<- string) (int, error) {
 		return c.ReloadOrTryRestartUnitContext(ctx, unit, "replace", done)
 	})
 	if err == nil && found == 0 {
-		return fmt.Errorf("no unit of %q is running", units)
+		err = fmt.Errorf("%q: %w", units, ErrNoUnit)
 	}
-	return err
+	return begun, err
 }
 
 // Restart is as [Service] says, over D-Bus.
 func (s Systemd) Restart(ctx context.Context, units []string) error {
 	ctx, cancel := context.WithTimeout(ctx, restartTime)
 	defer cancel()
-	_, err := s.each(ctx, units, func(c *dbus.Conn, unit string, done chan<- string) (int, error) {
+	_, _, err := s.each(ctx, units, func(c *dbus.Conn, unit string, done chan<- string) (int, error) {
 		return c.TryRestartUnitContext(ctx, unit, "replace", done)
 	})
 	return err
@@ -120,17 +132,17 @@ func toManager(ctx context.Context) (*dbus.Conn, error) {
 	return dbus.NewSystemConnectionContext(ctx)
 }
 
-// each begins a job for every running unit of some patterns, and waits for all of them. It returns how many there are; that some may
-// not be touched is the error only where nothing else failed.
-func (Systemd) each(ctx context.Context, units []string, begin func(*dbus.Conn, string, chan<- string) (int, error)) (int, error) {
+// each begins a job for every running unit of some patterns, and waits for all of them. It returns how many there are, and
+// how many jobs were begun; that some may not be touched is the error only where nothing else failed.
+func (Systemd) each(ctx context.Context, units []string, begin func(*dbus.Conn, string, chan<- string) (int, error)) (running, begun int, err error) {
 	c, err := toManager(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("reach systemd: %w", err)
+		return 0, 0, fmt.Errorf("%w: %w", ErrNoSystemd, err)
 	}
 	defer c.Close()
 	found, err := c.ListUnitsByPatternsContext(ctx, []string{"active"}, units)
 	if err != nil {
-		return 0, fmt.Errorf("list units %q: %w", units, err)
+		return 0, 0, fmt.Errorf("%w: list units %q: %w", ErrNoSystemd, units, err)
 	}
 	jobs := make([]chan string, len(found))
 	var errs, barred []error
@@ -142,6 +154,8 @@ func (Systemd) each(ctx context.Context, units []string, begin func(*dbus.Conn, 
 			barred, jobs[i] = append(barred, fmt.Errorf("%s: %w: %w", u.Name, ErrNotAllowed, err)), nil
 		case err != nil:
 			errs, jobs[i] = append(errs, fmt.Errorf("%s: %w", u.Name, err)), nil
+		default:
+			begun++
 		}
 	}
 	for i, u := range found {
@@ -157,5 +171,5 @@ func (Systemd) each(ctx context.Context, units []string, begin func(*dbus.Conn, 
 			errs = append(errs, fmt.Errorf("%s: %w", u.Name, ctx.Err()))
 		}
 	}
-	return len(found), cmp.Or(errors.Join(errs...), errors.Join(barred...))
+	return len(found), begun, cmp.Or(errors.Join(errs...), errors.Join(barred...))
 }

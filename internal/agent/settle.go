@@ -65,7 +65,7 @@ func (m *machine) settleOnce(ctx context.Context, w fleet.Want) error {
 	if units := otherUnits(m.cfg.Restart); !m.after.units && len(units) > 0 {
 		err := m.service.Restart(ctx, units)
 		switch {
-		case errors.Is(err, ErrNotAllowed): // says nothing about the release, and going back would not mend it
+		case untouched(err) && ctx.Err() == nil:
 			m.warn("restart: what runs in these units may be of the release before: " + err.Error())
 		case err != nil:
 			return fmt.Errorf("restart: %w", err)

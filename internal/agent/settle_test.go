@@ -313,6 +313,40 @@ func TestUnitsThatMayNotBeTouchedAreAWarningUntilTheNextFlip(t *testing.T) {
 	}
 }
 
+// Settings that do not fit the machine: no release mends them, and none is bad because of them.
+func TestSystemdThatCannotBeAskedAndUnitsThatDoNotRunAreWarnings(t *testing.T) {
+	p := newPool(t)
+	m, told := settler(t, "true", p)
+	p.set(func(p *pool) { p.preload = "/srv/preload.php" })
+	m.cfg.Restart = []string{"no-such-fpm.service", "no-such-queue@*.service"}
+	m.service = Systemd{}
+	if err := m.settle(t.Context(), settleOf(1, r1)); err != nil || lines(t, told) != 1 {
+		t.Errorf("%v; %d after_flips", err, lines(t, told))
+	}
+	said := m.undone.text()
+	if !strings.Contains(said, "opcache.preload keeps code") || !strings.Contains(said, ErrNoUnit.Error()) && !strings.Contains(said, ErrNoSystemd.Error()) {
+		t.Errorf("said %q", said)
+	}
+	s := &service{barred: fmt.Errorf("%q: %w", m.cfg.Restart[:1], ErrNoUnit), stuck: ErrNoSystemd}
+	m.service = s
+	for range 2 { // said once an epoch
+		if err := m.settle(t.Context(), settleOf(2, r1)); err != nil || len(s.reloaded) != 1 || len(s.restarted) != 1 {
+			t.Errorf("%v, reloaded %q, restarted %q", err, s.reloaded, s.restarted)
+		}
+	}
+	for _, want := range []string{`: ["no-such-fpm.service"]: no unit of that name is running`, "restart: what runs in these units may be of the release before: systemd is out of reach"} {
+		if strings.Count(m.undone.text(), want) != 1 {
+			t.Errorf("no %q in %q", want, m.undone.text())
+		}
+	}
+	over, cancel := context.WithCancel(t.Context())
+	s.barred = ErrNoSystemd
+	s.onReload(cancel)
+	if err := m.settle(over, settleOf(3, r1)); err == nil || m.undone.text() != "" || m.after.reload || m.after.units {
+		t.Errorf("given up: %v, %q", err, m.undone.text())
+	}
+}
+
 func TestWhatPolkitAnswersIsKnown(t *testing.T) {
 	for name, want := range map[string]bool{
 		"org.freedesktop.DBus.Error.InteractiveAuthorizationRequired": true,

@@ -93,13 +93,13 @@ func (b *bucket) publish(id release.ID, sequence int64) {
 // silent is a service manager that nobody listens to.
 type silent struct{}
 
-func (silent) Ready()                                  {}
-func (silent) Status(string)                           {}
-func (silent) Watchdog()                               {}
-func (silent) WatchdogEvery() time.Duration            { return 0 }
-func (silent) Restart(context.Context, []string) error { return nil }
-func (silent) Reload(context.Context, []string) error  { return nil }
-func (silent) Going(context.Context) bool              { return true }
+func (silent) Ready()                                        {}
+func (silent) Status(string)                                 {}
+func (silent) Watchdog()                                     {}
+func (silent) WatchdogEvery() time.Duration                  { return 0 }
+func (silent) Restart(context.Context, []string) error       { return nil }
+func (silent) Reload(context.Context, []string) (int, error) { return 0, nil }
+func (silent) Going(context.Context) bool                    { return true }
 
 type realClock struct{}
 

@@ -158,8 +158,8 @@ func (l *life) WatchdogEvery() time.Duration {
 }
 
 // Reload implements agent.Service.
-func (*life) Restart(context.Context, []string) error  { return nil }
-func (l *life) Reload(context.Context, []string) error { return nil }
+func (*life) Restart(context.Context, []string) error             { return nil }
+func (l *life) Reload(_ context.Context, u []string) (int, error) { return len(u), nil }
 
 // Going implements agent.Service.
 func (l *life) Going(context.Context) bool {

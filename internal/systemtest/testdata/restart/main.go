@@ -12,7 +12,10 @@ import (
 func main() {
 	do := agent.Systemd{}.Restart
 	if os.Args[1] == "reload" {
-		do = agent.Systemd{}.Reload
+		do = func(ctx context.Context, units []string) error {
+			_, err := agent.Systemd{}.Reload(ctx, units)
+			return err
+		}
 	}
 	if err := do(context.Background(), os.Args[2:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
