@@ -45,7 +45,7 @@ func examineMachine(ctx context.Context, c *config.Config) []php.Finding {
 		all = append(all, php.Finding{Verdict: php.Warn, What: "hooks: they run as the agent's own user", Cure: "set web_user or hooks.user"})
 	}
 	if len(c.Restart) > 0 {
-		all = append(all, examineUnits(ctx, c.Restart))
+		all = append(all, examineUnits(ctx, c.Restart)...)
 	}
 	return append(all, examineAgent(ctx, c))
 }
@@ -95,19 +95,32 @@ func examineRoom(what string, fs *unix.Statfs_t) php.Finding {
 	return php.Finding{Verdict: php.OK, What: fmt.Sprintf("%s: can be written, %d MiB and %d inodes are free", what, room>>20, fs.Ffree)}
 }
 
-// examineUnits looks which units would be restarted.
-func examineUnits(ctx context.Context, patterns []string) php.Finding {
-	what := fmt.Sprintf("restart: %q", patterns)
+// examineUnits looks which units would be restarted or reloaded.
+func examineUnits(ctx context.Context, patterns []string) []php.Finding {
 	c, err := toManager(ctx)
 	if err != nil {
-		return php.Finding{Verdict: php.Fail, What: what + ": reach systemd: " + err.Error(), Cure: "run the agent where systemd runs, or remove restart"}
+		what := fmt.Sprintf("restart: %q: %v: %v", patterns, ErrNoSystemd, err)
+		return []php.Finding{{Verdict: php.Fail, What: what, Cure: "run the agent where systemd runs, or remove restart"}}
 	}
 	defer c.Close()
-	running, err := c.ListUnitsByPatternsContext(ctx, []string{"active"}, patterns)
-	if err != nil {
-		return php.Finding{Verdict: php.Fail, What: what + ": " + err.Error(), Cure: "correct the pattern"}
+	return examinePatterns(patterns, os.Geteuid(), func(one string) (int, error) {
+		running, err := c.ListUnitsByPatternsContext(ctx, []string{"active"}, []string{one})
+		return len(running), err
+	})
+}
+
+// examinePatterns asks for each pattern by itself: that one matches nothing is not to be hidden by what another does match.
+func examinePatterns(patterns []string, uid int, running func(string) (int, error)) (all []php.Finding) {
+	for _, one := range patterns {
+		what := "restart: " + one
+		n, err := running(one)
+		if err != nil {
+			all = append(all, php.Finding{Verdict: php.Fail, What: what + ": " + err.Error(), Cure: "correct the pattern"})
+			continue
+		}
+		all = append(all, restartable(what, n, uid))
 	}
-	return restartable(what, len(running), os.Geteuid())
+	return all
 }
 
 // restartable is what there is to say of so many units that run. Whether polkit lets a user restart them only root and polkit's own

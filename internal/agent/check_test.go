@@ -2,10 +2,12 @@ package agent
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -106,12 +108,27 @@ func TestCheckNamesWhatIsMissingInBucketTableAndPaths(t *testing.T) {
 	}
 	for _, want := range []string{
 		"read the pointer: nothing was pushed yet", "fail  table none-", "hint: `push -init` creates it", "ok    root: ", "fail  state_dir: /dev/null",
-		"fail  web_user: ", "fail  owner: ", "fail  hooks.user: ", "hint: create the user", `  restart: ["no-such-unit.service"]: `, "fail  shared: .env -> /srv/nowhere/.env: ", "warn  launch hook launch: there is no metadata service here",
+		"fail  web_user: ", "fail  owner: ", "fail  hooks.user: ", "hint: create the user", `  restart: `, "no-such-unit.service", "fail  shared: .env -> /srv/nowhere/.env: ", "warn  launch hook launch: there is no metadata service here",
 		"ok    instance: web-1 (config), zone unknown", "warn  agent: ",
 	} {
 		if !strings.Contains(said, want) {
 			t.Errorf("no %q in\n%s", want, said)
 		}
+	}
+}
+
+func TestCheckAsksForEachPatternOfRestart(t *testing.T) {
+	lost := errors.New("connection closed")
+	got := examinePatterns([]string{"php-fpm.service", "queue@*.service", "cron.service"}, 0, func(one string) (int, error) {
+		return map[string]int{"queue@*.service": 2}[one], map[string]error{"cron.service": lost}[one]
+	})
+	want := []php.Finding{
+		{Verdict: php.Warn, What: "restart: php-fpm.service: none is running", Cure: "start them, or correct the pattern"},
+		{Verdict: php.OK, What: "restart: queue@*.service: 2 running"},
+		{Verdict: php.Fail, What: "restart: cron.service: connection closed", Cure: "correct the pattern"},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("found %+v", got)
 	}
 }
 
