@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -108,7 +109,7 @@ func rollsItselfBack(t *testing.T, w *world) {
 	if text := told.text(headline); !strings.Contains(text, answer) {
 		t.Errorf("the notification says %q", text)
 	}
-	if list := s.push("-releases").stdout; !strings.Contains(list, o.Release+"  bad, pushed last ") {
+	if list := s.push("-releases").stdout; !regexp.MustCompile(`(?m)^` + o.Release + ` .* bad, pushed last `).MatchString(list) {
 		t.Errorf("push -releases: %s", list)
 	}
 	epoch := s.status().epoch()
