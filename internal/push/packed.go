@@ -151,7 +151,10 @@ func (s *session) send(ctx context.Context, p *parcel) error {
 	}
 	err := s.describe(ctx, p)
 	if errors.Is(err, errSlow) {
-		s.say("uploading it in pieces: what a slow line has taken of one is not lost when it breaks")
+		// What was given up may be there all the same, by an earlier try whose reply was lost. It stays what it is, so its name is used up.
+		p.name(p.at.Add(time.Second))
+		p.pointer.Release = p.id
+		s.say("uploading it in pieces, as %s: what a slow line has taken of one is not lost when it breaks", p.id)
 		if err = s.compareAll(ctx, p, []*release.Manifest{p.parent}); err == nil {
 			err = s.pack(ctx, p)
 		}

@@ -18,14 +18,11 @@ const smallBaseline = 1 << 20
 
 // compare finds out what of the tree is not in the bucket.
 func (s *session) compare(ctx context.Context, p *parcel, v view) (err error) {
-	p.at = time.Now().UTC().Truncate(time.Second)
+	at := time.Now().UTC().Truncate(time.Second)
 	if s.clock != nil {
-		p.at = s.clock()
+		at = s.clock()
 	}
-	if p.id = release.NewID(p.at); p.id == v.Pointer.Release {
-		p.at = p.at.Add(time.Second) // and is waited for
-		p.id = release.NewID(p.at)
-	}
+	p.name(at)
 	if p.parent, err = s.parent(ctx, p.site, p.cache, v.Pointer); err != nil {
 		return err
 	}
@@ -43,6 +40,13 @@ func (s *session) compare(ctx context.Context, p *parcel, v view) (err error) {
 		return nil
 	}
 	return s.compareAll(ctx, p, manifests)
+}
+
+// name names the release after a time, or after the next second, which is waited for, where the pointer's has that name.
+func (p *parcel) name(at time.Time) {
+	if p.at, p.id = at, release.NewID(at); p.id == p.before {
+		p.name(at.Add(time.Second))
+	}
 }
 
 // compareAll compares with all kept releases, and with what interrupted pushes left.

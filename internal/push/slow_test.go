@@ -6,8 +6,10 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -168,4 +170,38 @@ func TestALargeDeltaOverASlowUplinkBecomesPacksAndABreakCostsOneOfThem(t *testin
 		t.Errorf("the second push sent %d packs, and %d are there with %d bytes, want 2, 4 and at most %d", packs, len(inventory.Objects), stored, most)
 	}
 	r.pull()
+}
+
+func TestALargeDeltaThatArrivedAndWasGivenUpIsNoConflict(t *testing.T) {
+	r := newPackedRig(t, map[string]string{"a": "1"})
+	r.deploy()
+	for i := range 7 { // more than the kernel takes at once
+		r.write(fmt.Sprintf("f%d", i), noise(byte(i), 1<<20))
+	}
+	var tries atomic.Int32
+	delta := func(request string) bool { return matching([]string{request}, "PUT", "/d/") != nil }
+	r.wire.lets(func(request string, req *http.Request) bool {
+		if !delta(request) || req.ContentLength < 1<<20 || tries.Add(1) == 1 {
+			return true
+		}
+		slowly(req.Body)
+		return false
+	})
+	r.wire.mu.Lock()
+	r.wire.after = func(request string) {
+		if delta(request) && tries.Load() == 1 {
+			panic(http.ErrAbortHandler) // the reply is lost
+		}
+	}
+	r.wire.mu.Unlock()
+	if _, err := r.session(t.Context(), func(s *session) { s.judges = 200 * time.Millisecond }, "-deploy="+r.dir, "-wait=false"); err != nil {
+		t.Fatal(err)
+	}
+	p, deltas := r.pointer(), matching(r.objects(), "d/")
+	if tries.Load() < 2 || len(deltas) != 2 || p.Delta == nil || deltas[1] != "d/"+string(p.Release)+"/"+string(p.Delta.Parent) {
+		t.Errorf("%d tries left %q for %+v, want what was given up, and this release's", tries.Load(), deltas, p)
+	}
+	if m := r.pull(); len(m.Sources) < 2 || slices.ContainsFunc(m.Sources, func(s release.Source) bool { return s.Release != "" }) {
+		t.Errorf("contents are in %v, want packs", m.Sources)
+	}
 }
