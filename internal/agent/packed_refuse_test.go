@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
@@ -212,25 +213,67 @@ func TestDeltaThatCannotBeAppliedIsReplacedByTheManifest(t *testing.T) {
 	})
 }
 
-func TestHostilePathsAreRefused(t *testing.T) {
-	// Nothing here writes such a manifest: a good one gets other bytes in the place of a name.
-	for _, evil := range []string{"../../x/p", "a/../../x", "/etc/cron", ".//./././"} {
-		t.Run(evil, func(t *testing.T) {
-			refused(t, "path", func(r *rig, p *packed) {
-				tr := tree{"innocent1": "x"}
-				for i := range 50 {
-					tr[fmt.Sprintf("z%02d", i)] = "x" // so that it compresses
-				}
-				good := packing{put: r.bucket.put}.pack(t, r2, tr)
-				payload, err := good.manifest.Payload()
-				if err != nil {
-					t.Fatal(err)
-				}
-				bad := strings.Replace(string(payload), "innocent1", evil, 1)
-				good.object = release.BuildFrame(nil, []byte(bad))
-				r.bucket.put("m/"+string(r2), good.object)
-				*p = *good
+// forged is what a writer of bad manifests would publish: a good one with other bytes in the place of some. Nothing here writes such a one.
+func (r *rig) forged(good *packed, these, those string) {
+	r.t.Helper()
+	payload, err := good.manifest.Payload()
+	if err != nil || strings.Count(string(payload), these) != 1 {
+		r.t.Fatalf("%q is not there once: %v", these, err)
+	}
+	good.object = release.BuildFrame(nil, []byte(strings.Replace(string(payload), these, those, 1)))
+	r.bucket.put("m/"+string(good.id), good.object)
+}
+
+func TestHostileManifestsAreRefused(t *testing.T) {
+	tr := tree{"innocent1": "x", "innocent2": "x", "innocent2-x": "x", "link": "-> somewhere"}
+	for i := range 50 {
+		tr[fmt.Sprintf("z%02d", i)] = "x" // so that it compresses
+	}
+	for name, c := range map[string]struct{ these, those, says string }{
+		"up and out":                     {"innocent1", "../../x/p", `path "../../x/p": has a part ".."`},
+		"out behind a name":              {"innocent1", "a/../../x", `path "a/../../x": has a part ".."`},
+		"absolute":                       {"innocent1", "/etc/cron", `path "/etc/cron": must not be absolute`},
+		"parts of nothing":               {"innocent1", ".//./././", `path ".//./././": has a part "."`},
+		"twice":                          {"\x08\x012", "\x09\x00", `path "innocent1": must come before "innocent1", and once`},
+		"a file that is a directory":     {"\x09\x02-x", "\x09\x02/x", `path "innocent2/x": lies in "innocent2", which is not a directory`},
+		"in a directory that is not one": {"\x00\x04link", "\x00\x04li/k", `path "li/k": lies in "li", which is not a directory`},
+		"a link up and out":              {"somewhere", "../../etc", `link "link" to "../../etc": target leaves the release`},
+		"a link out behind a name":       {"somewhere", "a/../../b", `link "link" to "a/../../b": target has ".." after a name`},
+		"an absolute link":               {"somewhere", "/etc/cron", `link "link" to "/etc/cron": target must be relative`},
+		"a link in a circle":             {"\x09somewhere", "\x04link", `link "link": leads through more than 8 links`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reason := refused(t, c.says, func(r *rig, p *packed) {
+				*p = *packing{put: r.bucket.put}.pack(t, r2, tr)
+				r.forged(p, c.these, c.those)
 			})
+			if !strings.Contains(reason, "release "+string(r2)) {
+				t.Errorf("reason %q names no object", reason)
+			}
+		})
+	}
+}
+
+// What unpacks to more than it says is stopped at what it says, wherever it lies.
+func TestBombsAreRefused(t *testing.T) {
+	const says = 1_000_000
+	lies := release.BuildFrame(nil, make([]byte, 32<<20))
+	at := strings.Index(string(lies), string(binary.LittleEndian.AppendUint32(nil, 32<<20)))
+	if at < 0 {
+		t.Fatal("the length is not where it should be")
+	}
+	binary.LittleEndian.PutUint32(lies[at:], says)
+	tr := light.with(tree{"bomb": strings.Repeat("x", says)})
+	for name, size := range map[string]int64{"in a pack": release.PackSize, "in the delta": 0} {
+		t.Run(name, func(t *testing.T) {
+			var key string
+			reason := refused(t, "zstd frame: ", func(r *rig, p *packed) {
+				*p = *packing{parent: p.parent, size: size, put: r.bucket.put, stored: func([]byte) []byte { return lies }}.pack(t, r2, tr)
+				key = p.manifest.Sources[len(p.manifest.Sources)-1].Key()
+			})
+			if !strings.Contains(reason, key) {
+				t.Errorf("reason %q does not name %s", reason, key)
+			}
 		})
 	}
 }
