@@ -153,8 +153,9 @@ $(TOOLS)/rclone-$(RCLONE):
 	$(INSTALL) github.com/rclone/rclone@$(RCLONE)
 	@touch $@
 
-# Packages first: npm and the compiler are among them. After the pipe, so that they never make a tool old.
-$(STAMPS): | machine
+# Packages first: npm and the compiler are among them. After the pipe, so that they never make a tool old. Making a package takes none
+# of them: whoever only installs this needs Go alone.
+$(filter-out $(TOOLS)/nfpm-%,$(STAMPS)): | machine
 
 $(TOOLS)/versitygw-$(VERSITYGW):
 	$(INSTALL) github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW)
