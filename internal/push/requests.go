@@ -70,12 +70,15 @@ func spent(h fleet.Head, sequence int64) bool {
 	return h.IsBad(sequence) && !(h.Automatic() && h.State == fleet.Abort)
 }
 
-// asking reads what a request is based on: a head and a pointer are needed.
+// asking reads what a request is based on: a head and a pointer are needed. The pointer is read after the head, so that it is the newest
+// that the head knows of: between the two somebody may push, and hold what they pushed, and a request for what came before would
+// lower that hold.
 func (s *session) asking(ctx context.Context) (*site, view, error) {
 	site, v, err := s.begin(ctx)
 	if err != nil {
 		return nil, view{}, err
 	}
+	site.readPointer(ctx, &v)
 	if err := cmp.Or(v.err(), v.newer()); err != nil {
 		return nil, view{}, err
 	}

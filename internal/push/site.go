@@ -101,22 +101,7 @@ func (v view) err() error {
 func (s *site) look(ctx context.Context) view {
 	var v view
 	var all sync.WaitGroup
-	all.Go(func() {
-		v.Read, v.PointerErr = s.store.Pointer(ctx, "")
-		if v.PointerErr != nil { // a pointer that can be read is in a bucket that can
-			v.BucketErr = s.store.Exists(ctx)
-		}
-		if errors.Is(v.PointerErr, store.ErrNotFound) {
-			v.PointerErr = nil
-			return
-		}
-		if v.PointerErr == nil {
-			v.Pointer, v.Garbage = release.ParsePointer(v.Read.Text)
-			if v.Garbage == nil {
-				_, v.Untrusted = s.keys.Open(v.Read.Text)
-			}
-		}
-	})
+	all.Go(func() { s.readPointer(ctx, &v) })
 	all.Go(func() { v.Head, v.HasHead, v.HeadErr = s.ledger.Head(ctx, true) })
 	all.Go(func() { v.Members, v.MembersErr = s.ledger.Members(ctx) })
 	all.Wait()
@@ -127,6 +112,25 @@ func (s *site) look(ctx context.Context) view {
 		}
 	}
 	return v
+}
+
+// readPointer reads the pointer, which may have been read before.
+func (s *site) readPointer(ctx context.Context, v *view) {
+	v.Pointer, v.Garbage, v.Untrusted, v.BucketErr = release.Pointer{}, nil, nil, nil
+	v.Read, v.PointerErr = s.store.Pointer(ctx, "")
+	if v.PointerErr != nil { // a pointer that can be read is in a bucket that can
+		v.BucketErr = s.store.Exists(ctx)
+	}
+	if errors.Is(v.PointerErr, store.ErrNotFound) {
+		v.PointerErr = nil
+		return
+	}
+	if v.PointerErr == nil {
+		v.Pointer, v.Garbage = release.ParsePointer(v.Read.Text)
+		if v.Garbage == nil {
+			_, v.Untrusted = s.keys.Open(v.Read.Text)
+		}
+	}
 }
 
 // now is the time by the table's clock, else by ours.
