@@ -47,6 +47,7 @@ func TestFleet(t *testing.T) {
 		{"the older tool pulls ours", oldToolPulls},
 		{"a pointer that is garbage", garbagePointer},
 		{"an object that is shorter than listed", shortObject},
+		{"releases that no push would publish", hostileReleases},
 		{"machines that cannot take a release step out", unfitMachines},
 		{"a failing before_flip hook", hookRefuses},
 		{"a health check that fails after the flip", unhealthy},
