@@ -188,21 +188,27 @@ func TestAChangeThatADeltaHoldsIsWhollyInIt(t *testing.T) {
 	tree, _ := numbered(60, 700_000)
 	r := newPackedRig(t, tree)
 	r.deploy()
-	for name, change := range map[string]func(seed byte) string{
-		"incompressible": func(seed byte) string { return noise(seed, 1<<20) },                      // 3 MiB
-		"compressible":   func(seed byte) string { return strings.Repeat(noise(seed, 700_000), 5) }, // 10 MB
+	incompressible := func(seed byte) string { return noise(seed, 1<<20) } // 3 MiB
+	for _, c := range []struct {
+		name     string
+		change   func(seed byte) string
+		requests int // three writes, the pointer, and two listings where it is worth looking for what is there
+	}{
+		{"incompressible", incompressible, 4},
+		{"compressible", func(seed byte) string { return strings.Repeat(noise(seed, 700_000), 5) }, 6}, // 10 MB
+		{"a revert to what the release before the parent had", incompressible, 4},
 	} {
 		parent := r.manifest(r.pointer())
 		for i := range byte(3) {
-			r.write(fmt.Sprintf("new%d", i), change(200+i))
+			r.write(fmt.Sprintf("new%d", i), c.change(200+i))
 		}
 		_, requests := r.deploy()
-		if puts := matching(requests, "PUT"); len(puts) != 3 || matching(requests, "PUT", "/p/") != nil {
-			t.Errorf("%s: %q", name, puts)
+		if len(requests) != c.requests || len(matching(requests, "PUT")) != 3 || matching(requests, "PUT", "/p/") != nil {
+			t.Errorf("%s: %q", c.name, requests)
 		}
 		p := r.pointer()
 		if p.Delta == nil {
-			t.Fatalf("%s: no delta", name)
+			t.Fatalf("%s: no delta", c.name)
 		}
 		object, err := r.store.GetDelta(t.Context(), p.Release, p.Delta.Parent, p.Delta.Content)
 		if err != nil {
@@ -222,7 +228,7 @@ func TestAChangeThatADeltaHoldsIsWhollyInIt(t *testing.T) {
 			}
 			for first, last := m.Span(&m.Entries[i]); first < last; first++ {
 				if src := m.Sources[m.Frames[first].Source]; src.Release != p.Release {
-					t.Errorf("%s: a frame of %s is in %s", name, m.Entries[i].Path, src.Key())
+					t.Errorf("%s: a frame of %s is in %s", c.name, m.Entries[i].Path, src.Key())
 				}
 			}
 		}
