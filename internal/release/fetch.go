@@ -109,12 +109,8 @@ func (m *Manifest) FreshCost() Cost {
 		all[i] = i
 	}
 	f := m.Fetch(all)
-	c := Cost{Requests: len(f.Ranges), Fetched: f.Bytes}
-	var first float64
+	c := Cost{Requests: len(f.Ranges), Fetched: f.Bytes, First: m.first(f)}
 	for i, frame := range m.Frames {
-		if len(f.Entries(i)) > 0 {
-			first += float64(frame.Stored) / m.Sources[frame.Source].perRequest()
-		}
 		var parts [][2]int64
 		for _, user := range f.Entries(i) {
 			e := &m.Entries[user]
@@ -126,17 +122,36 @@ func (m *Manifest) FreshCost() Cost {
 		}
 		c.Live += int64(float64(frame.Stored) * float64(union(parts)) / float64(frame.Length))
 	}
-	c.First = int(math.Ceil(first))
 	return c
 }
 
-// perRequest is how many bytes of contents a request would bring, had they been pushed first: those of a pack where packs are
-// smaller than a range, as on a slow uplink, where a new baseline would be of such packs too.
-func (s Source) perRequest() float64 {
-	if s.Release != "" {
-		return MaxRange
+// first is [Cost.First]. A request would bring as many bytes as the packs have where they are smaller than a range: over a slow uplink a
+// new baseline would be of such packs too. But the first pack of every push is small, as it measures the line. More than [MaxInline] makes
+// packs, so of small ones as many as belong before the larger ones say nothing of the line.
+func (m *Manifest) first(f *Fetch) int {
+	var requests, small, inSmall, larger float64 // requests for all but small packs, and for those; bytes in those, and in other packs
+	for i, frame := range m.Frames {
+		if len(f.Entries(i)) == 0 {
+			continue
+		}
+		stored, src := float64(frame.Stored), m.Sources[frame.Source]
+		size := min(src.End-headerSize, MaxRange)
+		switch {
+		case src.Release != "":
+			requests += stored / MaxRange
+		case size > MinPackSize:
+			requests += stored / float64(size)
+			larger += stored
+		default:
+			small += stored / float64(size)
+			inSmall += stored
+		}
 	}
-	return float64(min(s.End-headerSize, MaxRange))
+	if inSmall > 0 {
+		measure := min(inSmall, larger*MinPackSize/(MaxInline-MinPackSize))
+		requests += small*(1-measure/inSmall) + measure/MaxRange
+	}
+	return int(math.Ceil(requests))
 }
 
 // union is the length of what the parts cover together: equal contents share a place and count once.

@@ -95,11 +95,60 @@ func TestAFirstPushOverASlowUplinkNeedsNoBaseline(t *testing.T) {
 			t.Errorf("%d sources: %+v", i+1, c)
 		}
 	}
+	fast := &Manifest{}
+	fast.stores(MinPackSize, PackSize, PackSize, PackSize, PackSize, PackSize, PackSize)
+	for i := range 40 { // and then from a slow line
+		fast.stores(MinPackSize)
+		if c := fast.FreshCost(); c.NeedsBaseline() {
+			t.Errorf("%d packs behind large ones: %+v", i+1, c)
+		}
+	}
 	m.Sources = m.Sources[20:]
 	m.Frames = m.Frames[:20]
 	m.Entries = m.Entries[:20]
 	if c := m.FreshCost(); c.Requests != 20 || c.First != 3 || !c.NeedsBaseline() {
 		t.Errorf("deltas alone: %+v", c)
+	}
+}
+
+// stores adds packs with so many bytes each, in frames of up to a MiB, to a manifest.
+func (m *Manifest) stores(packs ...int64) {
+	for _, size := range packs {
+		n := len(m.Sources)
+		m.Sources = append(m.Sources, Source{Pack: Sum{byte(n), byte(n >> 8), 1}, End: headerSize + size})
+		for at := int64(0); at < size; at += groupSize {
+			length := min(groupSize, size-at)
+			m.Entries = append(m.Entries, Entry{Kind: File, Size: length, Frame: int32(len(m.Frames))})
+			m.Frames = append(m.Frames, Frame{int32(n), headerSize + at, length, length})
+		}
+	}
+}
+
+// A push of just over 9 MiB over a fast line is a pack of a MiB, which measures it, and one of just over a range: three reads.
+func TestAHundredPushesOfAPackEachLeaveAFreshSyncCheap(t *testing.T) {
+	const measure, rest = MinPackSize, MaxRange + 64<<10
+	m, baselines := &Manifest{}, 0
+	for n := range int64(100) {
+		first := &Manifest{}
+		first.stores(measure)
+		for all := n*(measure+rest) + rest; all > 0; all -= PackSize {
+			first.stores(min(all, PackSize))
+		}
+		if m.FreshCost().NeedsBaseline() {
+			m = first
+			baselines++
+		} else {
+			m.stores(measure, rest)
+		}
+		if c, x := m.FreshCost(), first.FreshCost().Requests; c.Requests > 2*x+8 {
+			t.Errorf("push %d: %d requests, of a first push %d", n, c.Requests, x)
+		}
+		if first.FreshCost().NeedsBaseline() {
+			t.Errorf("push %d: a new baseline needs another", n)
+		}
+	}
+	if baselines < 1 || baselines > 5 {
+		t.Errorf("%d of 100 pushes stored everything anew", baselines)
 	}
 }
 
