@@ -7,7 +7,8 @@
  * a form, nor a curious visitor of a wrong server block gets anything.
  *
  *   action=status    what there is
- *   action=compile   compiles files of a release, for at most ms milliseconds: release=ID, files=paths in it, one a line
+ *   action=compile   compiles files of a release, for at most ms milliseconds: release=ID, files=paths in it, one a line; before
+ *                    that, what opcache.file_cache keeps of a release that is gone is removed
  *   action=cached    which of the same are not in opcache
  *   action=linked    which of these files (of the live release) were asked for through the link, unresolved
  *   action=reset     empties opcache; PHP does it before the next request that finds nobody in the cache
@@ -125,6 +126,37 @@ function s3pd_compile($folder, $files, $ms, &$done, &$broken, &$unkept)
     }
 }
 
+/**
+ * Removes what opcache.file_cache keeps of one release that is no longer on the disk, if there is one: PHP itself removes
+ * nothing there. Below the cache's folder is one for each build of PHP, and in it the scripts' whole paths.
+ */
+function s3pd_forget()
+{
+    $cache = (string) ini_get('opcache.file_cache');
+    $base = realpath(dirname(s3pd_link()));
+    foreach ($base !== false && is_dir($cache) ? scandir($cache) : array() as $build) {
+        $site = $cache . '/' . $build . $base;
+        foreach ($build[0] !== '.' && is_dir($site) ? scandir($site) : array() as $id) {
+            if (preg_match('~^\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d$~D', $id) && !file_exists($base . '/' . $id)) {
+                s3pd_remove($site . '/' . $id);
+                return;
+            }
+        }
+    }
+}
+
+/** Removes a folder and all in it; links are not followed. */
+function s3pd_remove($folder)
+{
+    foreach (scandir($folder) as $name) {
+        if ($name !== '.' && $name !== '..') {
+            $path = $folder . '/' . $name;
+            is_dir($path) && !is_link($path) ? s3pd_remove($path) : unlink($path);
+        }
+    }
+    rmdir($folder);
+}
+
 /** The numbers of the files that opcache does not have. */
 function s3pd_missing($folder, $files)
 {
@@ -149,6 +181,7 @@ function s3pd_status($restricted)
 {
     $status = function_exists('opcache_get_status') ? opcache_get_status(false) : false;
     $root = s3pd_root();
+    $cache = (string) ini_get('opcache.file_cache');
     return array(
         'php' => PHP_VERSION,
         'root' => $root,
@@ -174,6 +207,9 @@ function s3pd_status($restricted)
             'enable' => (bool) ini_get('opcache.enable'),
             'validate_timestamps' => (bool) ini_get('opcache.validate_timestamps'),
             'file_update_protection' => (int) ini_get('opcache.file_update_protection'),
+            'revalidate_freq' => (int) ini_get('opcache.revalidate_freq'),
+            'file_cache' => $cache,
+            'file_cache_writable' => $cache !== '' && is_writable($cache),
             'file_cache_only' => (bool) ini_get('opcache.file_cache_only'),
             'use_cwd' => (bool) ini_get('opcache.use_cwd'),
             'preload' => (string) ini_get('opcache.preload'),
@@ -207,6 +243,7 @@ if (!$restricted && function_exists('opcache_reset')) {
             break;
         case 'compile':
             if ($folder !== '') {
+                s3pd_forget();
                 $ms = isset($_POST['ms']) ? (int) $_POST['ms'] : 0;
                 s3pd_compile($folder, s3pd_files(), min(max($ms, 1), 1000), $done, $broken, $unkept);
             }

@@ -333,6 +333,7 @@ func (m *machine) makeRoom(ctx context.Context, say func(string)) (again time.Du
 		return 0
 	}
 	ran, err := m.turn.Try(ctx, func(ctx context.Context) error {
+		m.log.Info("making room in opcache", "release", string(id), "why", strings.Join(why, "; "))
 		made, err := m.opcache.MakeRoom(ctx, m.folder(id), say)
 		m.warmed(id, made, err)
 		return err
@@ -345,6 +346,6 @@ func (m *machine) makeRoom(ctx context.Context, say func(string)) (again time.Du
 		return turnRetry
 	}
 	m.roomFor = id
-	m.log.Info("made room in opcache", "release", string(id), "why", strings.Join(why, "; "))
+	m.log.Info("made room in opcache", "release", string(id))
 	return turnRetry // it looks once more: is there room now
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
-	"strings"
+	"regexp"
 	"time"
 
 	"s3pulldeploy/internal/php"
@@ -39,10 +39,36 @@ func (s *servers) measure(ctx context.Context, a *app, mode string, flips int) (
 			say("%s, %s: %d of %d flips", a.name, mode, n+1, flips)
 		}
 	}
-	r = judge(a, mode, l.stop(), all)
 	text, err := os.ReadFile(t.agentLog())
-	r.rooms = strings.Count(string(text), `msg="made room in opcache"`)
-	return r, err
+	if err != nil {
+		return row{}, err
+	}
+	rooms, err := rooms(string(text))
+	return judge(a, mode, l.stop(), all, rooms), err
+}
+
+// roomLine is when the agent began to make room, and when it had.
+var roomLine = regexp.MustCompile(`(?m)^time=(\S+) level=INFO msg="(making|made) room in opcache"`)
+
+// rooms reads the agent's log.
+func rooms(log string) (all []span, err error) {
+	for _, line := range roomLine.FindAllStringSubmatch(log, -1) {
+		at, err := time.Parse(time.RFC3339Nano, line[1])
+		switch last := len(all) - 1; {
+		case err != nil:
+			return nil, err
+		case line[2] == "making":
+			all = append(all, span{from: at})
+		case last < 0 || !all[last].to.IsZero():
+			return nil, errors.New("the agent made room that it did not begin to make")
+		default:
+			all[last].to = at.Add(time.Millisecond) // the log cuts what is below
+		}
+	}
+	if len(all) > 0 && all[len(all)-1].to.IsZero() {
+		return nil, errors.New("the agent began to make room, and did not")
+	}
+	return all, nil
 }
 
 // flip measures one push: a second of nothing, the push, and what follows.

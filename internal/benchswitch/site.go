@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -67,7 +70,16 @@ func (s *servers) start(ctx context.Context, a *app, mode string, undo *teardown
 		return nil, err
 	}
 	var err error
-	if t.web, err = parts.StartWeb(ctx, parts.WebOptions{Dir: t.dir, Root: t.root, User: "www-data", Ini: a.ini, Workers: workersPHP}); err != nil {
+	ini := a.ini
+	mode, fileCache := strings.CutSuffix(mode, onDisk)
+	if fileCache {
+		lines, err := t.fileCache()
+		if err != nil {
+			return nil, err
+		}
+		ini = slices.Concat(ini, lines)
+	}
+	if t.web, err = parts.StartWeb(ctx, parts.WebOptions{Dir: t.dir, Root: t.root, User: "www-data", Ini: ini, Workers: workersPHP}); err != nil {
 		return nil, err
 	}
 	undo.stop(t.web)
@@ -109,6 +121,24 @@ health_check: {url: "%s/health.php"}
 		return t, a.install(ctx, t.web.URL)
 	}
 	return t, nil
+}
+
+// onDisk is what a mode ends with when opcache has a cache on the disk besides.
+const onDisk = "+file_cache"
+
+// fileCache makes the folder of a cache on the disk, and returns the settings that share/php/opcache.ini has for it.
+func (t *site) fileCache() (ini []string, err error) {
+	who, err := user.Lookup("www-data")
+	if err != nil {
+		return nil, err
+	}
+	uid, uerr := strconv.Atoi(who.Uid)
+	gid, gerr := strconv.Atoi(who.Gid)
+	dir := filepath.Join(t.dir, "file_cache")
+	if err := errors.Join(uerr, gerr, os.Mkdir(dir, 0o700), os.Chown(dir, uid, gid)); err != nil {
+		return nil, err
+	}
+	return []string{"opcache.file_cache=" + dir, "opcache.validate_timestamps=1", "opcache.revalidate_freq=31536000"}, nil
 }
 
 func (t *site) config() string   { return filepath.Join(t.dir, "config.yml") }

@@ -45,6 +45,9 @@ type Finding struct {
 // examTime bounds one request from an address that may drop packets.
 const examTime = 2 * time.Second
 
+// seldom is the least opcache.revalidate_freq at which opcache asks the disk as good as never: seconds of a day.
+const seldom = 86400
+
 // Examine looks at web server and PHP as they are set up: it asks, and changes nothing. It never fails; what it could not find out is
 // a finding.
 func Examine(ctx context.Context, s Setup) []Finding {
@@ -86,9 +89,12 @@ func (s Setup) pool(ctx context.Context, o *Opcache, address string) []Finding {
 	}
 	set := got.Settings
 	add(!set.UseCwd, Fail, "opcache.use_cwd is 0: files of two releases are mixed", "opcache.use_cwd=1, as in share/php/opcache.ini")
-	add(set.ValidateTimestamps, Warn, "opcache.validate_timestamps is 1: every request asks the disk for times that never change", "opcache.validate_timestamps=0, as in share/php/opcache.ini")
+	add(set.ValidateTimestamps && set.RevalidateFreq < seldom, Warn, "opcache.validate_timestamps is 1: requests ask the disk for times that never change", "opcache.validate_timestamps=0, as in share/php/opcache.ini")
 	add(set.FileUpdateProtection > 0, Warn, fmt.Sprintf("opcache.file_update_protection is %d: what hooks make is not kept until it is as old", set.FileUpdateProtection),
 		"opcache.file_update_protection=0, as in share/php/opcache.ini")
+	add(set.FileCache != "" && !set.FileCacheWritable, Warn, "opcache.file_cache: PHP cannot write to "+set.FileCache, "make the folder for the user of PHP, with mode 0700: share/php/opcache.ini")
+	add(set.FileCache != "" && !set.ValidateTimestamps, Warn, "opcache.file_cache without opcache.validate_timestamps: a PHP file outside of the releases that somebody edits stays as it was, also when php-fpm is restarted",
+		"opcache.validate_timestamps=1 and opcache.revalidate_freq=31536000, as in share/php/opcache.ini")
 	add(set.Preload != "" && !s.Reload, Warn, "opcache.preload keeps code of the release that was live when php-fpm started", "name php-fpm's unit in `restart`, or do without preload")
 	why := got.outOfStrings()
 	add(why != "", Warn, why+": each file has copies of its own of the rest", "raise opcache.interned_strings_buffer: share/php/opcache.ini")

@@ -95,6 +95,9 @@ type Settings struct {
 	Enable               bool   `json:"enable"`
 	ValidateTimestamps   bool   `json:"validate_timestamps"`
 	FileUpdateProtection int    `json:"file_update_protection"` // seconds
+	RevalidateFreq       int    `json:"revalidate_freq"`        // seconds
+	FileCache            string `json:"file_cache"`             // a folder, or nothing
+	FileCacheWritable    bool   `json:"file_cache_writable"`    // by PHP
 	FileCacheOnly        bool   `json:"file_cache_only"`
 	UseCwd               bool   `json:"use_cwd"`
 	Preload              string `json:"preload"` // a file, or nothing
