@@ -11,8 +11,8 @@
 // What was under way while the agent made room in opcache, by its log, is in none of these but in a window of its own.
 //
 // It fails when a request failed, was mixed or stale; when there were fewer than 20 flips in a mode, or, but in mode off, fewer than 10,000
-// requests; and when in mode warm the slowest request after a flip takes over 3 times the one before, by the medians or by the slowest of all
-// flips, or that of reset less than 10 times as long by the medians. So a short run (-flips=2) always fails. Everything listens on loopback, lives in one temporary
+// requests; and when in mode warm the slowest request after a flip takes over 3 times the one before by the medians, or the slowest of all
+// over 3 times the slowest without a flip, or that of reset less than 10 times as long by the medians. So a short run (-flips=2) always fails. Everything listens on loopback, lives in one temporary
 // folder and is gone at the end, also after Ctrl-C.
 package main
 

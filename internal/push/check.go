@@ -131,9 +131,7 @@ func (s *site) examineWrites(ctx context.Context, read store.Read) []finding {
 	if read.ETag != "" {
 		all[1] = try("write what is not there (s3:PutObject, If-None-Match)", "")
 	}
-	if s.cfg.KeepRemote > 0 {
-		all = append(all, judgeTry(bucket+": clean up (s3:DeleteObject)", s.store.TryDelete(ctx), curePush))
-	}
+	all = append(all, judgeTry(bucket+": clean up (s3:DeleteObject)", s.store.TryDelete(ctx), curePush))
 	if key := s.cfg.KMSKeyID; key != "" {
 		all = append(all, finding{"key " + key + ": encrypt (kms:GenerateDataKey): not tried, nothing is written", "skip", "the first push shows it, and fails without it: " + curePush})
 	}
