@@ -178,13 +178,15 @@ func TestALargeDeltaThatArrivedAndWasGivenUpIsNoConflict(t *testing.T) {
 	for i := range 7 { // more than the kernel takes at once
 		r.write(fmt.Sprintf("f%d", i), noise(byte(i), 1<<20))
 	}
+	stuck, ended := context.WithCancel(t.Context())
+	defer ended()
 	var tries atomic.Int32
 	delta := func(request string) bool { return matching([]string{request}, "PUT", "/d/") != nil }
 	r.wire.lets(func(request string, req *http.Request) bool {
 		if !delta(request) || req.ContentLength < 1<<20 || tries.Add(1) == 1 {
 			return true
 		}
-		slowly(req.Body)
+		<-stuck.Done()
 		return false
 	})
 	r.wire.mu.Lock()
@@ -194,7 +196,7 @@ func TestALargeDeltaThatArrivedAndWasGivenUpIsNoConflict(t *testing.T) {
 		}
 	}
 	r.wire.mu.Unlock()
-	if _, err := r.session(t.Context(), func(s *session) { s.judges = 200 * time.Millisecond }, "-deploy="+r.dir, "-wait=false"); err != nil {
+	if _, err := r.session(t.Context(), func(s *session) { s.judges = time.Second }, "-deploy="+r.dir, "-wait=false"); err != nil {
 		t.Fatal(err)
 	}
 	p, deltas := r.pointer(), matching(r.objects(), "d/")
