@@ -84,9 +84,9 @@ func TestNobodyIsJudgedWhileTheNoteCannotBeRead(t *testing.T) {
 }
 
 func TestEpochWhoseNoteIsGoneEndsByHandAndByTime(t *testing.T) {
-	for how, request := range map[string]func(s int64) fleet.Item{
-		"aborted by hand": func(s int64) fleet.Item { return fleet.Item{"hold": s} },
-		"timed out after": func(int64) fleet.Item { return fleet.Item{"hint": int64(1)} },
+	for how, byHand := range map[string]bool{
+		"aborted by hand": true,
+		"timed out after": false,
 	} {
 		fleetTest(t, func(r *rig) {
 			r.based(ids(3)...)
@@ -102,9 +102,8 @@ func TestEpochWhoseNoteIsGoneEndsByHandAndByTime(t *testing.T) {
 				r.all[id].kill()
 				r.all[id].boot()
 			}
-			l := fleet.NewLedger(r.mem, scope, r.token)
-			if _, err := l.Request(t.Context(), r.head(), request(s)); err != nil {
-				t.Fatal(err)
+			if byHand {
+				r.hold(s)
 			}
 			r.until(how, 12*time.Minute, func() bool { return strings.HasPrefix(r.head().Reason, how) })
 		})

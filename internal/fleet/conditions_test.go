@@ -73,6 +73,7 @@ func TestEveryWriteOfTheHeadNamesTheEpochItBelievesIn(t *testing.T) {
 		"Once":         func(l *fleet.Ledger) (fleet.Head, error) { return l.Once(ctx, h, "ok 100") },
 		"Done":         func(l *fleet.Ledger) (fleet.Head, error) { return l.Done(ctx, h, true, "") },
 		"Request":      func(l *fleet.Ledger) (fleet.Head, error) { return l.Request(ctx, h, fleet.Item{"hint": int64(200)}) },
+		"Hold":         func(l *fleet.Ledger) (fleet.Head, error) { return l.Hold(ctx, h, 200) },
 		"Freeze":       func(l *fleet.Ledger) (fleet.Head, error) { return l.Freeze(ctx, h, fleet.Freeze{By: "me"}) },
 		"Thaw":         func(l *fleet.Ledger) (fleet.Head, error) { return l.Thaw(ctx, h) },
 		"Reseed":       func(l *fleet.Ledger) (fleet.Head, error) { return l.Reseed(ctx, h, nil, note, now) },

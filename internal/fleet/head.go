@@ -118,8 +118,14 @@ func (h Head) Automatic() bool { return h.Source > 0 }
 func (h Head) IsBad(sequence int64) bool { return contains(h.Bad, sequence) }
 
 // Held says whether a person, or a failure, keeps a sequence from being opened: a hold bars what came before it too, which was held
-// before or is as stale as a replay. `push -retry` lets through the one that it names, and leaves the others held.
-func (h Head) Held(sequence int64) bool { return sequence <= h.Hold && h.Again != sequence }
+// before or is as stale as a replay. `push -retry` lets through the one that it names, and leaves the others held. The fleet's own way back
+// from a sequence is held only by a hold of that very one: what came after it is held, and what is live still fails.
+func (h Head) Held(sequence int64) bool {
+	if h.Automatic() && h.Sequence == sequence {
+		return h.byHand()
+	}
+	return sequence <= h.Hold && h.Again != sequence
+}
 
 // Older says whether h is from before o: by epoch, fence and state, none of which ever goes back.
 func (h Head) Older(o Head) bool {

@@ -20,6 +20,14 @@ func (r *rig) ask(set fleet.Item, remove ...string) {
 	}
 }
 
+// hold is push -abort of a sequence.
+func (r *rig) hold(sequence int64) {
+	r.t.Helper()
+	if _, err := fleet.NewLedger(r.mem, scope, r.token).Hold(r.t.Context(), r.head(), sequence); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 // slowed has r2 under way, slow on one machine, and pushes r3, held by `push -abort` before any agent has seen it.
 func (r *rig) slowed() (held int64) {
 	r.boot(ids(3)...)
@@ -29,7 +37,7 @@ func (r *rig) slowed() (held int64) {
 	r.push("r2")
 	r.until("open", 10*time.Second, func() bool { return r.head().State.Open() && r.head().Release == "r2" })
 	held = max(r.seq+1, time.Now().Unix())
-	r.ask(fleet.Item{"hold": held})
+	r.hold(held)
 	if s := r.push("r3"); s != held {
 		r.t.Fatalf("r3 is %d, and %d is held", s, held)
 	}
@@ -55,9 +63,9 @@ func TestHoldOfANewerPushDoesNotLiftThatOfAnOlder(t *testing.T) {
 		r.push("r1")
 		r.live("r1", 40*time.Second, ids(3)...)
 		held := max(r.seq+1, time.Now().Unix())
-		r.ask(fleet.Item{"hold": held})
+		r.hold(held)
 		r.push("r2")
-		r.ask(fleet.Item{"hold": held + 1}) // and no agent has read that one yet
+		r.hold(held + 1) // and no agent has read that one yet
 		time.Sleep(time.Hour)
 		if h := r.head(); h.Epoch != 1 {
 			t.Errorf("head %+v", h)
@@ -82,7 +90,7 @@ func TestOpenIsRefusedWhereAHoldCameAfterTheHeadWasRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.ask(fleet.Item{"hold": read.Sequence + 2})
+		r.hold(read.Sequence + 2)
 		if h, err := l.Open(t.Context(), read, note, "i-00", false); !errors.Is(err, fleet.ErrOvertaken) || h.Hold != read.Sequence+2 {
 			t.Errorf("head %+v, %v", h, err)
 		}
@@ -149,7 +157,7 @@ func (b *book) again(h fleet.Head, sequence int64) fleet.Head {
 
 func (b *book) abort(h fleet.Head, sequence int64) fleet.Head {
 	b.t.Helper()
-	return b.must(b.Request(b.t.Context(), h, fleet.Item{"hold": sequence}, "again", "retry_at"))
+	return b.must(b.Hold(b.t.Context(), h, sequence))
 }
 
 // Who asks for a push once more and then holds it again leaves the hold as it was, but for what they had asked.
@@ -209,11 +217,49 @@ func TestGoBackIsRefusedWhereARetryWasTakenBackAfterTheHeadWasRead(t *testing.T)
 	}
 }
 
+// What is live fails, the rollback was aborted and is tried again later; meanwhile somebody pushes what they then abort.
+func TestAbortOfANewerPushLeavesTheFleetItsWayBack(t *testing.T) {
+	fleetTest(t, func(r *rig) {
+		r.boot(ids(3)...)
+		r.push("r1")
+		r.live("r1", 40*time.Second, ids(3)...)
+		r.spoil("r2", ids(3)...)
+		for _, b := range r.all {
+			b.set(func() { b.onRollback = errors.New("input/output error") }) // on all: nobody can vote yes
+		}
+		s := r.push("r2")
+		r.until("aborted", time.Minute, func() bool { return r.head().Epoch == 3 && r.head().State == fleet.Abort })
+		for _, b := range r.all {
+			b.set(func() { b.onRollback = nil })
+		}
+		held := max(r.seq+1, time.Now().Unix())
+		r.hold(held)
+		if r.push("r3") != held || held <= s {
+			t.Fatal("what is held is not what was pushed")
+		}
+		r.live("r1", 5*time.Minute, ids(3)...)
+		if h := r.head(); h.Hold != held || h.Sequence != s || !h.Held(held) {
+			t.Errorf("head %+v", h)
+		}
+	})
+}
+
+func TestAbortTakesThePlannedRetryOfItsOwnSequenceAway(t *testing.T) {
+	b, h := newBook(t)
+	h = b.must(b.Decide(t.Context(), b.opened(h, b.note("r2", 200)), fleet.Outcome{Reason: "slow", Retry: time.Minute, Now: time.Unix(1000, 0)}))
+	if h.RetryAt == 0 {
+		t.Fatalf("no retry is planned: %+v", h)
+	}
+	if h := b.abort(h, 200); h.RetryAt != 0 || !h.Held(200) {
+		t.Errorf("head %+v", h)
+	}
+}
+
 // Of two who abort, the one who has looked at an older push must not lower the hold of the other.
 func TestHoldIsRefusedWhereANewerOneCameAfterTheHeadWasRead(t *testing.T) {
 	b, read := newBook(t)
 	b.abort(read, 300)
-	h, err := b.Request(t.Context(), read, fleet.Item{"hold": int64(200)}, "again", "retry_at")
+	h, err := b.Hold(t.Context(), read, 200)
 	if !errors.Is(err, fleet.ErrOvertaken) || !h.Held(300) {
 		t.Errorf("head %+v, %v", h, err)
 	}
@@ -242,7 +288,7 @@ func TestCoordinatorGoesBackOnItsNextLookWhereANewerPushWasHeldMeanwhile(t *test
 		r.table = &holdsInTime{Table: r.mem, hold: func() {
 			h := r.head()
 			fence, held = h.Fence, h.Sequence+1
-			r.ask(fleet.Item{"hold": held})
+			r.hold(held)
 		}}
 		r.boot(ids(3)...)
 		r.push("r1")
@@ -250,7 +296,7 @@ func TestCoordinatorGoesBackOnItsNextLookWhereANewerPushWasHeldMeanwhile(t *test
 		r.spoil("r2", ids(3)...)
 		s := r.push("r2")
 		r.until("committed", time.Minute, func() bool { return r.head().CommittedRelease == "r2" })
-		r.ask(fleet.Item{"hold": s}) // too late
+		r.hold(s) // too late
 		r.until("back", time.Minute, func() bool { return r.head().Epoch == 3 && r.head().State == fleet.Done })
 		if h := r.head(); h.Hold != held || held == 0 || h.CommittedRelease != "r1" || h.Fence != fence+1 {
 			t.Errorf("the coordinator had fence %d and %d is held: head %+v", fence, held, h)

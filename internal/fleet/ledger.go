@@ -320,14 +320,23 @@ func asked(h Head) And {
 	return And{asRead("hold", h.Hold), asRead("again", h.Again)}
 }
 
-// Request sets what push asks of the fleet (hint, hold, again, approved). Condition: the head is at the epoch
-// that push read; and for a hold, no newer one has come since, which it would lower.
+// Request sets what push asks of the fleet (hint, again, approved, frozen). Condition: the head is at the epoch
+// that push read.
 func (l *Ledger) Request(ctx context.Context, h Head, set Item, remove ...string) (Head, error) {
-	cond := And{Compare{"epoch", Eq, h.Epoch}}
-	if s, ok := set["hold"].(int64); ok {
-		cond = append(cond, Or{Absent{"hold"}, Compare{"hold", Lt, s + 1}, Compare{"hold", Eq, h.Hold}})
+	return l.writeHead(ctx, "ask the fleet", Write{Set: set, Remove: remove, If: And{Compare{"epoch", Eq, h.Epoch}}})
+}
+
+// Hold keeps a sequence, and what came before it, from being opened, whatever was asked for again, and has an open epoch of it aborted.
+// The retry that is planned goes where it is of this sequence, and stays where it is of the fleet's own way back from an earlier
+// one, which still fails. Condition: the head is at the epoch that push read, and no newer hold has come since, which it would lower.
+func (l *Ledger) Hold(ctx context.Context, h Head, sequence int64) (Head, error) {
+	remove := []string{"again"}
+	if h.Sequence == sequence {
+		remove = append(remove, "retry_at")
 	}
-	return l.writeHead(ctx, "ask the fleet", Write{Set: set, Remove: remove, If: cond})
+	return l.writeHead(ctx, "hold", Write{Set: Item{"hold": sequence}, Remove: remove, If: And{
+		Compare{"epoch", Eq, h.Epoch}, Or{Absent{"hold"}, Compare{"hold", Lt, sequence + 1}, Compare{"hold", Eq, h.Hold}},
+	}})
 }
 
 // PutLog writes an epoch's log; first is true for the one caller who created it.

@@ -71,7 +71,10 @@ func TestReseedKeepsWhatARestoredHeadHoldsAndFreezes(t *testing.T) {
 	}
 	restored, err := l.Open(t.Context(), fleet.Head{}, note, "i-1", false)
 	if err == nil {
-		restored, err = l.Request(t.Context(), restored, fleet.Item{"hold": int64(200), "again": int64(100)})
+		restored, err = l.Hold(t.Context(), restored, 200)
+	}
+	if err == nil {
+		restored, err = l.Request(t.Context(), restored, fleet.Item{"again": int64(100)})
 	}
 	if err == nil {
 		restored, err = l.Freeze(t.Context(), restored, fleet.Freeze{By: "me", Why: "sale"})
@@ -106,7 +109,7 @@ func TestReseedInAWaveTakesBackThoseWhomItHadReached(t *testing.T) {
 		note.Digest = "digest-r1"
 		h, err := l.Reseed(t.Context(), fleet.Head{}, rows, note, time.Now())
 		if err == nil {
-			_, err = l.Request(t.Context(), h, fleet.Item{"hold": second}) // nobody opens it anew
+			_, err = l.Hold(t.Context(), h, second) // nobody opens it anew
 		}
 		if err != nil {
 			t.Fatal(err)

@@ -68,7 +68,7 @@ func (n *Node) goBackAgain(ctx context.Context) {
 
 func (n *Node) mayGoBack() bool {
 	h := n.head
-	if !n.haveHead || h.State != Abort || !h.Automatic() || h.Hold == h.Sequence && h.Again != h.Sequence {
+	if !n.haveHead || h.State != Abort || !h.Automatic() || h.Held(h.Sequence) {
 		return false
 	}
 	return h.RetryAt > 0 && n.o.Clock.Now().Unix() >= h.RetryAt || h.Again == h.Sequence

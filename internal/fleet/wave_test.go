@@ -101,9 +101,7 @@ func TestAbortedWaveGoesBackWithoutAVote(t *testing.T) {
 		r.based(ids(8)...)
 		s := r.push("r2", `waves "25%"`, `approve "true"`)
 		r.waved("r2", 2, 20*time.Second)
-		if _, err := fleet.NewLedger(r.mem, scope, r.token).Request(t.Context(), r.head(), fleet.Item{"hold": s}); err != nil {
-			t.Fatal(err)
-		}
+		r.hold(s)
 		if took := r.waved("r1", 8, time.Minute); took > 5*time.Second {
 			t.Errorf("back after %v", took)
 		}
@@ -134,9 +132,7 @@ func TestCanaryTakenBackBeforeItsCheckWasOverIsCheckedAnew(t *testing.T) {
 		s := r.push("r2", `waves "1"`)
 		r.until("a canary flips", 20*time.Second, func() bool { return len(r.on("r2")) == 1 })
 		canary := r.all[r.on("r2")[0]]
-		if _, err := fleet.NewLedger(r.mem, scope, r.token).Request(t.Context(), r.head(), fleet.Item{"hold": s}); err != nil {
-			t.Fatal(err)
-		}
+		r.hold(s)
 		r.until("it goes back", 20*time.Second, func() bool { return len(r.on("r1")) == 3 })
 		took := r.until("it is checked", 2*time.Minute, func() bool {
 			v := canary.see()
@@ -272,9 +268,7 @@ func TestCanaryThatRestartsStaysOnItsWaveAndGoesBackOnAbort(t *testing.T) {
 			t.Errorf("after its restart it serves %s", canary.serves())
 		}
 		canary.kill()
-		if _, err := fleet.NewLedger(r.mem, scope, r.token).Request(t.Context(), r.head(), fleet.Item{"hold": s}); err != nil {
-			t.Fatal(err)
-		}
+		r.hold(s)
 		r.until("aborted", time.Minute, func() bool { return r.head().State == fleet.Abort })
 		canary.boot()
 		r.waved("r1", 4, time.Minute)

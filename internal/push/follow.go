@@ -51,7 +51,7 @@ func judgeBad(sequence int64, h fleet.Head) (Outcome, string) {
 	switch {
 	case h.Sequence != sequence:
 		return RolledBack, "" // the fleet has gone on since
-	case h.Automatic() && (h.State.Open() || h.State == fleet.Commit || h.State == fleet.Abort && !h.Held(sequence)):
+	case h.Automatic() && (h.State.Open() || h.State == fleet.Commit || h.State == fleet.Abort && (h.RetryAt > 0 || h.Again == sequence)):
 		return "", ""
 	case h.Automatic() && h.State == fleet.Abort:
 		return Aborted, fmt.Sprintf("%s; the rollback to %s was aborted too: %s", h.Why, h.Release, h.Reason)

@@ -40,6 +40,8 @@ func TestJudgeKnowsEachEnd(t *testing.T) {
 		"live, and already replaced": {sight{hasHead: true, committed: true, head: fleet.Head{Sequence: 101, State: fleet.Done, CommittedSequence: 101}}, Done},
 		"going back":                 {sight{hasHead: true, head: fleet.Head{Sequence: ours, Source: 90, Kind: fleet.KindRollback, State: fleet.Commit, Bad: []int64{ours}}}, ""},
 		"going back, to be retried":  {sight{hasHead: true, head: fleet.Head{Sequence: ours, Source: 90, State: fleet.Abort, RetryAt: 5, Bad: []int64{ours}}}, ""},
+		"going back, newer is held":  {sight{hasHead: true, pointer: 101, head: fleet.Head{Sequence: ours, Source: 90, State: fleet.Abort, RetryAt: 5, Hold: 101, Bad: []int64{ours}}}, ""},
+		"went back too often":        {sight{hasHead: true, pointer: 101, head: fleet.Head{Sequence: ours, Source: 90, State: fleet.Abort, Hold: 101, Bad: []int64{ours}}}, Aborted},
 		"could not go back":          {sight{hasHead: true, head: fleet.Head{Sequence: ours, Source: 90, State: fleet.Abort, Hold: ours, Bad: []int64{ours}}}, Aborted},
 		"went back":                  {sight{hasHead: true, committed: true, head: fleet.Head{Sequence: ours, Source: 90, State: fleet.Done, Bad: []int64{ours}}}, RolledBack},
 		"rolled back":                {sight{hasHead: true, committed: true, head: fleet.Head{Sequence: 90, Kind: fleet.KindRollback, State: fleet.Done, Bad: []int64{ours}}}, RolledBack},

@@ -20,7 +20,7 @@ func (s *session) abort(ctx context.Context) error {
 	if p.Sequence <= h.CommittedSequence {
 		return advise(fmt.Errorf("abort: %s is committed: there is nothing to abort", h.CommittedRelease), "`push -rollback` goes back")
 	}
-	now, err := site.ledger.Request(ctx, h, fleet.Item{"hold": p.Sequence}, "again", "retry_at")
+	now, err := site.ledger.Hold(ctx, h, p.Sequence)
 	if err != nil {
 		return s.refused(err)
 	}

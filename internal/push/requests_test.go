@@ -128,7 +128,7 @@ func TestAbortLowersAHoldThatIsAboveThePointer(t *testing.T) {
 	pushed, _ := r.deploy()
 	h, _, err := l.Head(t.Context(), true)
 	if err == nil {
-		_, err = l.Request(t.Context(), h, fleet.Item{"hold": pushed.Sequence + 1000})
+		_, err = l.Hold(t.Context(), h, pushed.Sequence+1000)
 	}
 	if err != nil {
 		t.Fatal(err)

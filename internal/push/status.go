@@ -163,6 +163,8 @@ func (v view) summary() string {
 		return "the table's head is lost: `push -init` mends it"
 	case v.HasHead && (h.State.Open() || h.State == fleet.Commit):
 		return v.underWay()
+	case v.HasHead && v.Live > 0 && h.Automatic() && h.State == fleet.Abort:
+		return fmt.Sprintf("%s is live and fails: %s; the rollback to %s was aborted: %s; %s", h.CommittedRelease, h.Why, h.Release, h.Reason, v.again())
 	case v.HasHead && v.Pointer.Sequence > h.Sequence && h.Held(v.Pointer.Sequence):
 		return fmt.Sprintf("%s is held: `push -retry` lets it go live", v.Pointer.Release)
 	case v.Live == 0:
@@ -170,23 +172,27 @@ func (v view) summary() string {
 	case h.Frozen != nil:
 		return fmt.Sprintf("frozen %s; %s", h.Frozen, v.onRelease())
 	case v.HasHead && h.State == fleet.Abort && v.Pointer.Sequence == h.Sequence:
-		again := "held: `push -retry` tries it again"
-		if !h.Held(h.Sequence) && h.RetryAt > 0 {
-			again = "tried again at " + time.Unix(h.RetryAt, 0).UTC().Format(time.RFC3339)
-		}
-		if spent(h, h.Sequence) {
-			again = "not tried again: push anew"
-		}
-		if h.Automatic() {
-			return fmt.Sprintf("%s is live and fails: %s; the rollback to %s was aborted: %s; %s", v.Pointer.Release, h.Why, h.Release, h.Reason, again)
-		}
-		return fmt.Sprintf("%s was aborted: %s; %s", h.Release, h.Reason, again)
+		return fmt.Sprintf("%s was aborted: %s; %s", h.Release, h.Reason, v.again())
 	case v.Pointer.Sequence > h.CommittedSequence:
 		return v.pending()
 	case v.HasHead && h.IsBad(v.Pointer.Sequence) && h.Automatic():
 		return fmt.Sprintf("%s was rolled back: %s; %s", v.Pointer.Release, h.Why, v.onRelease())
 	}
 	return v.onRelease()
+}
+
+// again says what comes of an epoch that was aborted.
+func (v view) again() string {
+	h := v.Head
+	switch {
+	case spent(h, h.Sequence):
+		return "not tried again: push anew"
+	case !h.Held(h.Sequence) && h.RetryAt > 0:
+		return "tried again at " + time.Unix(h.RetryAt, 0).UTC().Format(time.RFC3339)
+	case v.Pointer.Sequence > h.Sequence: // which is what a retry would be of
+		return "not tried again: `push -rollback` goes back"
+	}
+	return "held: `push -retry` tries it again"
 }
 
 // lostHead says that instances have seen epochs that the head does not know.

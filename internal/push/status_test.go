@@ -53,6 +53,14 @@ func TestStatusBeginsWithWhatIsStuck(t *testing.T) {
 			v.Head.State, v.Head.Hold, v.Head.Reason, v.Head.Why, v.Head.Release = fleet.Abort, 100, "hook", "500", "R1"
 			v.Head.Bad, v.Head.Source = []int64{100}, 90
 		}),
+		"R2 is live and fails: 500; the rollback to R1 was aborted: disk; tried again at 1970-01-01T00:00:05Z": with(func(v *view) {
+			v.Head.State, v.Head.Hold, v.Head.RetryAt, v.Head.Reason, v.Head.Why, v.Head.Release = fleet.Abort, 101, 5, "disk", "500", "R1"
+			v.Head.Bad, v.Head.Source, v.Pointer.Release, v.Pointer.Sequence = []int64{100}, 90, "R3", 101
+		}),
+		"R2 is live and fails: 500; the rollback to R1 was aborted: disk; not tried again: `push -rollback`": with(func(v *view) {
+			v.Head.State, v.Head.Hold, v.Head.Reason, v.Head.Why, v.Head.Release = fleet.Abort, 101, "disk", "500", "R1"
+			v.Head.Bad, v.Head.Source, v.Pointer.Release, v.Pointer.Sequence = []int64{100}, 90, "R3", 101
+		}),
 		"frozen by maria until it is lifted: sale; all 2": with(func(v *view) { v.Head.Frozen = &fleet.Freeze{By: "maria", Why: "sale"} }),
 		"R3 is published and not rolled out":              with(func(v *view) { v.Pointer.Release, v.Pointer.Sequence = "R3", 101 }),
 		"no instance is live; R2 is published":            with(func(v *view) { v.Live = 0 }),

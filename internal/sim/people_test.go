@@ -48,7 +48,9 @@ func (p *people) hold() bool {
 		return false
 	}
 	p.s.note("hold %d", s)
-	p.s.ask(h, fleet.Item{"hold": s}, "again", "retry_at")
+	if now, err := p.s.ledger().Hold(context.Background(), h, s); err == nil {
+		p.s.truth.head = now
+	}
 	if h.Sequence != s || !h.State.Open() {
 		p.s.truth.held[s] = true
 	}
