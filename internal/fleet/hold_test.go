@@ -255,6 +255,42 @@ func TestAbortTakesThePlannedRetryOfItsOwnSequenceAway(t *testing.T) {
 	}
 }
 
+// What is live fails while a person lets a held push go, which a freeze keeps back: the fleet goes back first, and forgets nothing.
+func TestRetryOfAHeldPushOutlivesTheRollbackThatOpensFirst(t *testing.T) {
+	fleetTest(t, func(r *rig) {
+		r.boot(ids(3)...)
+		r.push("r1")
+		r.live("r1", 40*time.Second, ids(3)...)
+		r.spoil("r2", ids(3)...)
+		r.push("r2")
+		r.until("committed", time.Minute, func() bool { return r.head().CommittedRelease == "r2" })
+		r.freeze(0)
+		held := max(r.seq+1, time.Now().Unix())
+		r.hold(held)
+		r.push("r3")
+		r.ask(fleet.Item{"again": held, "hint": held})
+		r.live("r1", 2*time.Minute, ids(3)...)
+		if h := r.head(); !h.Automatic() || h.Held(held) {
+			t.Errorf("head %+v", h)
+		}
+		r.thaw()
+		r.live("r3", 2*time.Minute, ids(3)...)
+		if h := r.head(); h.Again != 0 || h.Hold != 0 || h.Sequence != held {
+			t.Errorf("head %+v", h)
+		}
+	})
+}
+
+func TestRollbackTakesItsOwnRetryAwayAndNotThatOfANewerPush(t *testing.T) {
+	for again, want := range map[int64]int64{200: 0, 300: 300} {
+		b, h := newBook(t)
+		back := b.held(b.must(b.goBack(b.commit(b.opened(h, b.note("r2", 200))))))
+		if h := b.must(b.goBack(b.again(back, again))); h.Again != want || h.Sequence != 200 || !h.Automatic() {
+			t.Errorf("%d was asked for again, and %d is after it, want %d", again, h.Again, want)
+		}
+	}
+}
+
 // Of two who abort, the one who has looked at an older push must not lower the hold of the other.
 func TestHoldIsRefusedWhereANewerOneCameAfterTheHeadWasRead(t *testing.T) {
 	b, read := newBook(t)

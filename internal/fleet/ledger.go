@@ -175,9 +175,12 @@ func (l *Ledger) GoBack(ctx context.Context, prev Head, n Note, by, why string) 
 	if prev.State == Abort {
 		from, set["tries"] = Abort, prev.Tries
 	}
-	remove := ofOneEpoch
+	remove := slices.Clone(ofOneEpoch)
+	if prev.Again > prev.Sequence { // of a newer push, which opens when this is over
+		remove = slices.DeleteFunc(remove, func(attr string) bool { return attr == "again" })
+	}
 	if prev.Hold == prev.Sequence {
-		remove = append([]string{"hold"}, remove...)
+		remove = append(remove, "hold")
 	}
 	cond := append(append(held(prev), asked(prev)...), Compare{"state", Eq, string(from)})
 	return l.writeHead(ctx, "open rollback", Write{Set: set, Remove: remove, If: cond})
