@@ -46,6 +46,8 @@ func (s *session) retry(ctx context.Context) error {
 	switch {
 	case p.Sequence <= h.CommittedSequence && !(h.Automatic() && h.State == fleet.Abort):
 		return fmt.Errorf("retry: %s is committed: there is nothing to try again", h.CommittedRelease)
+	case h.State.Open() && h.Sequence != p.Sequence:
+		return advise(fmt.Errorf("retry: epoch %d is open for %s", h.Epoch, h.Release), "ask again when it is over: `push -status` shows how it goes")
 	case h.State.Open():
 		return fmt.Errorf("retry: epoch %d is open for %s: it is being tried", h.Epoch, h.Release)
 	case spent(h, p.Sequence):

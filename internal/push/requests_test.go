@@ -140,3 +140,40 @@ func TestAbortLowersAHoldThatIsAboveThePointer(t *testing.T) {
 		t.Errorf("head %+v, %v", h, err)
 	}
 }
+
+// While another release is tried, a push that is held cannot be asked for: nobody would say that it is the one being tried.
+func TestRetryNamesTheReleaseThatAnEpochIsOpenFor(t *testing.T) {
+	r := newPackedRig(t, map[string]string{"index.php": "1"})
+	_, l := r.ledger()
+	opened, _ := r.deploy()
+	read, err := r.store.Pointer(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	note, err := fleet.NewNote(read.Text)
+	if err == nil {
+		err = l.PutNote(t.Context(), note)
+	}
+	if err == nil {
+		_, err = l.Open(t.Context(), fleet.Head{}, note, "i-1", false)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusal := func() string {
+		t.Helper()
+		code, _, said := r.push(t.Context(), "-retry")
+		if code == exitDone || !strings.Contains(said, "retry: epoch 1 is open for "+string(opened.Release)) {
+			t.Errorf("exit code %d: %s", code, said)
+		}
+		return said
+	}
+	if said := refusal(); !strings.Contains(said, "it is being tried") {
+		t.Errorf("of the release itself: %s", said)
+	}
+	r.write("index.php", "2")
+	r.deploy()
+	if said := refusal(); strings.Contains(said, "being tried") || !strings.Contains(said, "ask again when it is over") {
+		t.Errorf("of a newer one: %s", said)
+	}
+}
