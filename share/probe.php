@@ -8,7 +8,7 @@
  *
  *   action=status    what there is
  *   action=compile   compiles files of a release, for at most ms milliseconds: release=ID, files=paths in it, one a line; before
- *                    that, what opcache.file_cache keeps of a release that is gone is removed
+ *                    that, what opcache.file_cache keeps of releases that are gone is removed
  *   action=cached    which of the same are not in opcache
  *   action=linked    which of these files (of the live release) were asked for through the link, unresolved
  *   action=reset     empties opcache; PHP does it before the next request that finds nobody in the cache
@@ -97,9 +97,8 @@ function s3pd_folder($release)
  * also to what it throws away: $broken are those that PHP cannot compile, or not after others in the same request (which define
  * the same function), $unkept those that opcache does not keep; both as numbers in the list.
  */
-function s3pd_compile($folder, $files, $ms, &$done, &$broken, &$unkept)
+function s3pd_compile($folder, $files, $until, &$done, &$broken, &$unkept)
 {
-    $until = microtime(true) + $ms / 1000;
     foreach ($files as $i => $file) {
         $done = $i + 1; // before the work: if this file ends the request, the next one begins behind it
         $path = realpath($folder . '/' . $file);
@@ -127,10 +126,10 @@ function s3pd_compile($folder, $files, $ms, &$done, &$broken, &$unkept)
 }
 
 /**
- * Removes what opcache.file_cache keeps of one release that is no longer on the disk, if there is one: PHP itself removes
- * nothing there. Below the cache's folder is one for each build of PHP, and in it the scripts' whole paths.
+ * Removes what opcache.file_cache keeps of releases that are no longer on the disk, as much as there is time for: PHP itself
+ * removes nothing there. Below the cache's folder is one for each build of PHP, and in it the scripts' whole paths.
  */
-function s3pd_forget()
+function s3pd_forget($until)
 {
     $cache = (string) ini_get('opcache.file_cache');
     $base = realpath(dirname(s3pd_link()));
@@ -138,21 +137,21 @@ function s3pd_forget()
         $site = $cache . '/' . $build . $base;
         foreach ($build[0] !== '.' && is_dir($site) ? scandir($site) : array() as $id) {
             if (preg_match('~^\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d$~D', $id) && !file_exists($base . '/' . $id)) {
-                s3pd_remove($site . '/' . $id);
-                return;
+                s3pd_remove($site . '/' . $id, $until);
             }
         }
     }
 }
 
-/** Removes a folder and all in it; links are not followed. */
-function s3pd_remove($folder)
+/** Removes a folder and all in it until the time is up; links are not followed. */
+function s3pd_remove($folder, $until)
 {
-    foreach (scandir($folder) as $name) {
-        if ($name !== '.' && $name !== '..') {
-            $path = $folder . '/' . $name;
-            is_dir($path) && !is_link($path) ? s3pd_remove($path) : unlink($path);
+    foreach (array_diff(scandir($folder) ?: array(), array('.', '..')) as $name) {
+        if (microtime(true) >= $until) {
+            return;
         }
+        $path = $folder . '/' . $name;
+        is_dir($path) && !is_link($path) ? s3pd_remove($path, $until) : unlink($path);
     }
     rmdir($folder);
 }
@@ -243,9 +242,10 @@ if (!$restricted && function_exists('opcache_reset')) {
             break;
         case 'compile':
             if ($folder !== '') {
-                s3pd_forget();
                 $ms = isset($_POST['ms']) ? (int) $_POST['ms'] : 0;
-                s3pd_compile($folder, s3pd_files(), min(max($ms, 1), 1000), $done, $broken, $unkept);
+                $until = microtime(true) + min(max($ms, 1), 1000) / 1000;
+                s3pd_forget($until);
+                s3pd_compile($folder, s3pd_files(), $until, $done, $broken, $unkept);
             }
             break;
         case 'cached':

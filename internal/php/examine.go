@@ -93,6 +93,7 @@ func (s Setup) pool(ctx context.Context, o *Opcache, address string) []Finding {
 	add(set.FileUpdateProtection > 0, Warn, fmt.Sprintf("opcache.file_update_protection is %d: what hooks make is not kept until it is as old", set.FileUpdateProtection),
 		"opcache.file_update_protection=0, as in share/php/opcache.ini")
 	add(set.FileCache != "" && !set.FileCacheWritable, Warn, "opcache.file_cache: PHP cannot write to "+set.FileCache, "make the folder for the user of PHP, with mode 0700: share/php/opcache.ini")
+	add(set.FileCache != "" && o.options.Mode == ModeReset, Warn, "opcache.file_cache grows for ever: what it keeps of releases that are gone is removed in mode warm only", "opcache.mode: warm, or do without opcache.file_cache")
 	add(set.FileCache != "" && !set.ValidateTimestamps, Warn, "opcache.file_cache without opcache.validate_timestamps: a PHP file outside of the releases that somebody edits stays as it was, also when php-fpm is restarted",
 		"opcache.validate_timestamps=1 and opcache.revalidate_freq=31536000, as in share/php/opcache.ini")
 	add(set.Preload != "" && !s.Reload, Warn, "opcache.preload keeps code of the release that was live when php-fpm started", "name php-fpm's unit in `restart`, or do without preload")

@@ -79,6 +79,11 @@ func TestExaminationFindsWhatWillNotWork(t *testing.T) {
 			o:    parts.WebOptions{Ini: []string{"opcache.file_cache=/nowhere", "opcache.validate_timestamps=0"}},
 			want: []string{"warn opcache of", "PHP cannot write to /nowhere", "opcache.file_cache without opcache.validate_timestamps"},
 		},
+		"a cache on the disk that nothing is removed from": {
+			o:      parts.WebOptions{Ini: fileCache(t, t.TempDir())},
+			change: func(s *php.Setup) { s.Opcache.Mode = php.ModeReset },
+			want:   []string{"warn opcache of", "opcache.file_cache grows for ever"},
+		},
 		"preloaded code that nobody reloads": {
 			o: parts.WebOptions{Ini: preload}, want: []string{"warn opcache of", "opcache.preload keeps code of the release that was live", "php-fpm's unit in `restart`"},
 		},

@@ -34,8 +34,11 @@ import (
 	"time"
 )
 
-// ModeOff is the mode in which PHP is left alone.
-const ModeOff = "off"
+// Modes that differ from the usual one: PHP is left alone, or emptied after a flip.
+const (
+	ModeOff   = "off"
+	ModeReset = "reset"
+)
 
 // Options says how to reach the pools. It is opcache of the settings.
 type Options struct {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -259,9 +260,20 @@ func TestPoolThatCannotBeWarmedSaysWhy(t *testing.T) {
 
 // As the agent does it: warm, flip, and make room when one more would not fit. The pool has room for three or so.
 func TestThirtyReleasesNeverLeaveAFullCache(t *testing.T) {
-	root := site(t)
+	t.Run("in memory", func(t *testing.T) { thirtyReleases(t, small) })
+	disk := t.TempDir()
+	t.Run("and on the disk", func(t *testing.T) {
+		root := thirtyReleases(t, slices.Concat(small, fileCache(t, disk)))
+		if got := kept(t, disk, root); len(got) > 2 { // the last release, and the one that went when it had been compiled
+			t.Errorf("on the disk are %q", got)
+		}
+	})
+}
+
+func thirtyReleases(t *testing.T, ini []string) (root string) {
+	root = site(t)
 	flip(t, root, "active", first)
-	server := testenv.PHP(t, root, small...)
+	server := testenv.PHP(t, root, ini...)
 	cache := php.New(php.Options{URLs: []string{server.LocalURL}, Timeout: 30 * time.Second})
 	rooms, cold := 0, 0
 	for n := range 30 {
@@ -299,6 +311,7 @@ func TestThirtyReleasesNeverLeaveAFullCache(t *testing.T) {
 	if cold > 0 || rooms < 3 || rooms > 20 {
 		t.Errorf("%d of 30 releases were cold, room was made %d times", cold, rooms)
 	}
+	return root
 }
 
 func TestWarmingThatTakesTooLongLeavesTheRestCold(t *testing.T) {
