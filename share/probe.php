@@ -127,7 +127,8 @@ function s3pd_compile($folder, $files, $until, &$done, &$broken, &$unkept)
 
 /**
  * Removes what opcache.file_cache keeps of releases that are no longer on the disk, as much as there is time for: PHP itself
- * removes nothing there. Below the cache's folder is one for each build of PHP, and in it the scripts' whole paths.
+ * removes nothing there. Below the cache's folder is one for each build of PHP, named by 32 digits, and in it the scripts' whole paths.
+ * No link is followed.
  */
 function s3pd_forget($until)
 {
@@ -135,7 +136,10 @@ function s3pd_forget($until)
     $base = realpath(dirname(s3pd_link()));
     foreach ($base !== false && is_dir($cache) ? scandir($cache) : array() as $build) {
         $site = $cache . '/' . $build . $base;
-        foreach ($build[0] !== '.' && is_dir($site) ? scandir($site) : array() as $id) {
+        if (!preg_match('~^[0-9a-f]{32}$~D', $build) || realpath($site) !== realpath($cache) . '/' . $build . $base) {
+            continue;
+        }
+        foreach (scandir($site) as $id) {
             if (preg_match('~^\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d$~D', $id) && !file_exists($base . '/' . $id)) {
                 s3pd_remove($site . '/' . $id, $until);
             }
@@ -143,17 +147,20 @@ function s3pd_forget($until)
     }
 }
 
-/** Removes a folder and all in it until the time is up; links are not followed. */
-function s3pd_remove($folder, $until)
+/** Removes a file, or a folder and all in it, until the time is up. */
+function s3pd_remove($path, $until)
 {
-    foreach (array_diff(scandir($folder) ?: array(), array('.', '..')) as $name) {
+    if (is_link($path) || !is_dir($path)) {
+        unlink($path);
+        return;
+    }
+    foreach (array_diff(scandir($path) ?: array(), array('.', '..')) as $name) {
         if (microtime(true) >= $until) {
             return;
         }
-        $path = $folder . '/' . $name;
-        is_dir($path) && !is_link($path) ? s3pd_remove($path, $until) : unlink($path);
+        s3pd_remove($path . '/' . $name, $until);
     }
-    rmdir($folder);
+    rmdir($path);
 }
 
 /** The numbers of the files that opcache does not have. */
@@ -181,6 +188,7 @@ function s3pd_status($restricted)
     $status = function_exists('opcache_get_status') ? opcache_get_status(false) : false;
     $root = s3pd_root();
     $cache = (string) ini_get('opcache.file_cache');
+    $used = function_exists('opcache_get_configuration') ? opcache_get_configuration() : false; // without a folder that was not there at the start
     return array(
         'php' => PHP_VERSION,
         'root' => $root,
@@ -208,7 +216,7 @@ function s3pd_status($restricted)
             'file_update_protection' => (int) ini_get('opcache.file_update_protection'),
             'revalidate_freq' => (int) ini_get('opcache.revalidate_freq'),
             'file_cache' => $cache,
-            'file_cache_writable' => $cache !== '' && is_writable($cache),
+            'file_cache_used' => !empty($used['directives']['opcache.file_cache']) && is_writable($cache),
             'file_cache_only' => (bool) ini_get('opcache.file_cache_only'),
             'use_cwd' => (bool) ini_get('opcache.use_cwd'),
             'preload' => (string) ini_get('opcache.preload'),
@@ -244,7 +252,10 @@ if (!$restricted && function_exists('opcache_reset')) {
             if ($folder !== '') {
                 $ms = isset($_POST['ms']) ? (int) $_POST['ms'] : 0;
                 $until = microtime(true) + min(max($ms, 1), 1000) / 1000;
-                s3pd_forget($until);
+                try {
+                    s3pd_forget($until);
+                } catch (Throwable $e) { // disable_functions: then the folder grows
+                }
                 s3pd_compile($folder, s3pd_files(), $until, $done, $broken, $unkept);
             }
             break;

@@ -54,15 +54,16 @@ var roomLine = regexp.MustCompile(`(?m)^time=(\S+) level=INFO msg="(making|made)
 func rooms(log string) (all []span, err error) {
 	for _, line := range roomLine.FindAllStringSubmatch(log, -1) {
 		at, err := time.Parse(time.RFC3339Nano, line[1])
-		switch last := len(all) - 1; {
+		open := len(all) > 0 && all[len(all)-1].to.IsZero()
+		switch begins := line[2] == "making"; {
 		case err != nil:
 			return nil, err
-		case line[2] == "making":
+		case begins && !open: // else it tries again
 			all = append(all, span{from: at})
-		case last < 0 || !all[last].to.IsZero():
+		case !begins && !open:
 			return nil, errors.New("the agent made room that it did not begin to make")
-		default:
-			all[last].to = at.Add(time.Millisecond) // the log cuts what is below
+		case !begins:
+			all[len(all)-1].to = at.Add(time.Millisecond) // the log cuts what is below
 		}
 	}
 	if len(all) > 0 && all[len(all)-1].to.IsZero() {

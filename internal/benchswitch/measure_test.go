@@ -12,7 +12,7 @@ func TestRoomIsReadFromTheAgentsLog(t *testing.T) {
 		end   = `time=2026-11-20T20:15:02.500Z level=INFO msg="made room in opcache" site=a` + "\n"
 	)
 	from := time.Date(2026, 11, 20, 20, 15, 1, 250e6, time.UTC)
-	got, err := rooms(other + begin + other + end + begin + end)
+	got, err := rooms(other + begin + other + begin + end + begin + end)
 	if err != nil || len(got) != 2 || !got[1].from.Equal(from) || got[0].to.Sub(from) != 1251*time.Millisecond {
 		t.Errorf("%v, %v", got, err)
 	}

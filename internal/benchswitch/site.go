@@ -6,10 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/user"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -70,16 +67,11 @@ func (s *servers) start(ctx context.Context, a *app, mode string, undo *teardown
 		return nil, err
 	}
 	var err error
-	ini := a.ini
-	mode, fileCache := strings.CutSuffix(mode, onDisk)
-	if fileCache {
-		lines, err := t.fileCache()
-		if err != nil {
-			return nil, err
-		}
-		ini = slices.Concat(ini, lines)
+	fileCache := ""
+	if memory, ok := strings.CutSuffix(mode, onDisk); ok {
+		mode, fileCache = memory, filepath.Join(t.dir, "file_cache")
 	}
-	if t.web, err = parts.StartWeb(ctx, parts.WebOptions{Dir: t.dir, Root: t.root, User: "www-data", Ini: ini, Workers: workersPHP}); err != nil {
+	if t.web, err = parts.StartWeb(ctx, parts.WebOptions{Dir: t.dir, Root: t.root, User: "www-data", Ini: a.ini, FileCache: fileCache, Workers: workersPHP}); err != nil {
 		return nil, err
 	}
 	undo.stop(t.web)
@@ -125,21 +117,6 @@ health_check: {url: "%s/health.php"}
 
 // onDisk is what a mode ends with when opcache has a cache on the disk besides.
 const onDisk = "+file_cache"
-
-// fileCache makes the folder of a cache on the disk, and returns the settings that share/php/opcache.ini has for it.
-func (t *site) fileCache() (ini []string, err error) {
-	who, err := user.Lookup("www-data")
-	if err != nil {
-		return nil, err
-	}
-	uid, uerr := strconv.Atoi(who.Uid)
-	gid, gerr := strconv.Atoi(who.Gid)
-	dir := filepath.Join(t.dir, "file_cache")
-	if err := errors.Join(uerr, gerr, os.Mkdir(dir, 0o700), os.Chown(dir, uid, gid)); err != nil {
-		return nil, err
-	}
-	return []string{"opcache.file_cache=" + dir, "opcache.validate_timestamps=1", "opcache.revalidate_freq=31536000"}, nil
-}
 
 func (t *site) config() string   { return filepath.Join(t.dir, "config.yml") }
 func (t *site) agentLog() string { return filepath.Join(t.dir, "agent.log") }

@@ -92,7 +92,8 @@ func (s Setup) pool(ctx context.Context, o *Opcache, address string) []Finding {
 	add(set.ValidateTimestamps && set.RevalidateFreq < seldom, Warn, "opcache.validate_timestamps is 1: requests ask the disk for times that never change", "opcache.validate_timestamps=0, as in share/php/opcache.ini")
 	add(set.FileUpdateProtection > 0, Warn, fmt.Sprintf("opcache.file_update_protection is %d: what hooks make is not kept until it is as old", set.FileUpdateProtection),
 		"opcache.file_update_protection=0, as in share/php/opcache.ini")
-	add(set.FileCache != "" && !set.FileCacheWritable, Warn, "opcache.file_cache: PHP cannot write to "+set.FileCache, "make the folder for the user of PHP, with mode 0700: share/php/opcache.ini")
+	add(set.FileCache != "" && !set.FileCacheUsed, Warn, "opcache.file_cache: PHP does not use "+set.FileCache,
+		"make the folder for the user of PHP with mode 0700 and restart php-fpm (share/php/opcache.ini); where there is an open_basedir, add the folder")
 	add(set.FileCache != "" && o.options.Mode == ModeReset, Warn, "opcache.file_cache grows for ever: what it keeps of releases that are gone is removed in mode warm only", "opcache.mode: warm, or do without opcache.file_cache")
 	add(set.FileCache != "" && !set.ValidateTimestamps, Warn, "opcache.file_cache without opcache.validate_timestamps: a PHP file outside of the releases that somebody edits stays as it was, also when php-fpm is restarted",
 		"opcache.validate_timestamps=1 and opcache.revalidate_freq=31536000, as in share/php/opcache.ini")

@@ -1,7 +1,6 @@
 package php_test
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,23 +20,6 @@ func worst(all []php.Finding) string {
 		}
 	}
 	return strings.Join(lines, "\n")
-}
-
-// fileCache are the lines of share/php/opcache.ini that put a cache on the disk, with another folder.
-func fileCache(t *testing.T, dir string) []string {
-	t.Helper()
-	text, err := os.ReadFile("../../share/php/opcache.ini")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, lines, ok := strings.Cut(string(text), "\n;opcache.file_cache=")
-	lines, _, whole := strings.Cut(lines, "\n\n")
-	if !ok || !whole {
-		t.Fatal("opcache.ini has no such lines")
-	}
-	all := strings.Split(strings.ReplaceAll(lines, "\n;", "\n"), "\n")
-	all[0] = "opcache.file_cache=" + dir
-	return all
 }
 
 // preload are lines of php.ini; ROOT is the site's.
@@ -74,13 +56,13 @@ func TestExaminationFindsWhatWillNotWork(t *testing.T) {
 			o:    parts.WebOptions{Ini: []string{"opcache.validate_timestamps=1", "opcache.file_update_protection=2", "opcache.use_cwd=0"}},
 			want: []string{"warn opcache of", "validate_timestamps is 1", "file_update_protection is 2", "fail opcache of", "use_cwd is 0"},
 		},
-		"a cache on the disk": {o: parts.WebOptions{Ini: fileCache(t, t.TempDir())}},
+		"a cache on the disk": {o: parts.WebOptions{FileCache: t.TempDir()}},
 		"a cache on the disk that is not there, and outlives what changes": {
 			o:    parts.WebOptions{Ini: []string{"opcache.file_cache=/nowhere", "opcache.validate_timestamps=0"}},
-			want: []string{"warn opcache of", "PHP cannot write to /nowhere", "opcache.file_cache without opcache.validate_timestamps"},
+			want: []string{"warn opcache of", "PHP does not use /nowhere", "opcache.file_cache without opcache.validate_timestamps"},
 		},
 		"a cache on the disk that nothing is removed from": {
-			o:      parts.WebOptions{Ini: fileCache(t, t.TempDir())},
+			o:      parts.WebOptions{FileCache: t.TempDir()},
 			change: func(s *php.Setup) { s.Opcache.Mode = php.ModeReset },
 			want:   []string{"warn opcache of", "opcache.file_cache grows for ever"},
 		},

@@ -30,7 +30,7 @@ func kept(t *testing.T, cache, root string) (ids []string) {
 func TestCacheOnTheDiskKeepsOnlyReleasesThatAreThere(t *testing.T) {
 	root, dir := site(t), t.TempDir()
 	flip(t, root, "active", first)
-	server := testenv.PHPWith(t, parts.WebOptions{Root: root, Ini: fileCache(t, dir)})
+	server := testenv.PHPWith(t, parts.WebOptions{Root: root, FileCache: dir})
 	cache := php.New(php.Options{URLs: []string{server.LocalURL}, Timeout: 30 * time.Second})
 	for _, id := range []string{first, second} {
 		if w := warm(t, cache, filepath.Join(root, id)); w.Cold != "" || w.Cached != 2 {
@@ -42,10 +42,14 @@ func TestCacheOnTheDiskKeepsOnlyReleasesThatAreThere(t *testing.T) {
 	}
 	outside := filepath.Join(t.TempDir(), "outside")
 	write(t, outside+"/file", "stays")
+	backup := filepath.Join(dir, "backup", root, first, "file") // whoever puts such a thing there
+	write(t, backup, "stays")
 	build := filepath.Dir(filepath.Dir(filepath.Dir(only(t, filepath.Join(dir, "*", root, first, "index.php.bin")))))
 	write(t, filepath.Join(build, filepath.Base(root), "not-a-release/file.bin"), "stays")
-	if err := os.Symlink(outside, filepath.Join(build, filepath.Base(root), first, "link")); err != nil {
-		t.Fatal(err)
+	for _, link := range []string{first + "/link", "2020-01-01_00-00-00"} {
+		if err := os.Symlink(outside, filepath.Join(build, filepath.Base(root), link)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	flip(t, root, "active", second)
 	if err := os.RemoveAll(filepath.Join(root, first)); err != nil {
@@ -58,7 +62,10 @@ func TestCacheOnTheDiskKeepsOnlyReleasesThatAreThere(t *testing.T) {
 	if got := kept(t, dir, root); len(got) != 2 || got[0] != second || got[1] != "2026-11-20_21-00-00" {
 		t.Errorf("kept are %q, and %s is gone from the site", got, first)
 	}
-	for _, path := range []string{outside + "/file", filepath.Join(build, filepath.Base(root), "not-a-release/file.bin")} {
+	if _, err := os.Lstat(filepath.Join(build, filepath.Base(root), "2020-01-01_00-00-00")); !os.IsNotExist(err) {
+		t.Errorf("what has a release's name and is none stays: %v", err)
+	}
+	for _, path := range []string{backup, outside + "/file", filepath.Join(build, filepath.Base(root), "not-a-release/file.bin")} {
 		if text, err := os.ReadFile(path); err != nil || string(text) != "stays" {
 			t.Errorf("%s: %q, %v", path, text, err)
 		}
@@ -90,7 +97,7 @@ func TestCacheOnTheDiskDoesNotOutliveAnEdit(t *testing.T) {
 	for _, c := range []struct{ ini, want string }{{"", "new"}, {"opcache.validate_timestamps=0", "old"}} {
 		set("old", time.Hour)
 		for _, want := range []string{"old", c.want} {
-			server := testenv.PHPWith(t, parts.WebOptions{Root: root, Ini: append(fileCache(t, dir), c.ini)})
+			server := testenv.PHPWith(t, parts.WebOptions{Root: root, FileCache: dir, Ini: []string{c.ini}})
 			if status, body, _ := get(t, server.URL+"/"); status != http.StatusOK || !strings.HasPrefix(body, want) {
 				t.Errorf("%q: %d %q, want %q", c.ini, status, body, want)
 			}

@@ -100,7 +100,7 @@ type Settings struct {
 	FileUpdateProtection int    `json:"file_update_protection"` // seconds
 	RevalidateFreq       int    `json:"revalidate_freq"`        // seconds
 	FileCache            string `json:"file_cache"`             // a folder, or nothing
-	FileCacheWritable    bool   `json:"file_cache_writable"`    // by PHP
+	FileCacheUsed        bool   `json:"file_cache_used"`        // PHP writes there
 	FileCacheOnly        bool   `json:"file_cache_only"`
 	UseCwd               bool   `json:"use_cwd"`
 	Preload              string `json:"preload"` // a file, or nothing

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,6 +14,7 @@ import (
 
 	"s3pulldeploy/internal/php"
 	"s3pulldeploy/internal/testenv"
+	"s3pulldeploy/internal/testenv/parts"
 )
 
 // small is a php.ini in which opcache is full after some releases of [release].
@@ -260,20 +260,20 @@ func TestPoolThatCannotBeWarmedSaysWhy(t *testing.T) {
 
 // As the agent does it: warm, flip, and make room when one more would not fit. The pool has room for three or so.
 func TestThirtyReleasesNeverLeaveAFullCache(t *testing.T) {
-	t.Run("in memory", func(t *testing.T) { thirtyReleases(t, small) })
+	t.Run("in memory", func(t *testing.T) { thirtyReleases(t, "") })
 	disk := t.TempDir()
 	t.Run("and on the disk", func(t *testing.T) {
-		root := thirtyReleases(t, slices.Concat(small, fileCache(t, disk)))
+		root := thirtyReleases(t, disk)
 		if got := kept(t, disk, root); len(got) > 2 { // the last release, and the one that went when it had been compiled
 			t.Errorf("on the disk are %q", got)
 		}
 	})
 }
 
-func thirtyReleases(t *testing.T, ini []string) (root string) {
+func thirtyReleases(t *testing.T, disk string) (root string) {
 	root = site(t)
 	flip(t, root, "active", first)
-	server := testenv.PHP(t, root, ini...)
+	server := testenv.PHPWith(t, parts.WebOptions{Root: root, Ini: small, FileCache: disk})
 	cache := php.New(php.Options{URLs: []string{server.LocalURL}, Timeout: 30 * time.Second})
 	rooms, cold := 0, 0
 	for n := range 30 {

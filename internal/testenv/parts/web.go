@@ -32,6 +32,9 @@ type WebOptions struct {
 	Root string   // the site's root, with the link `active` in it, now or later
 	User string   // whom PHP and nginx run as if we are root; empty, or we are not: as we do
 	Ini  []string // more lines for php.ini
+	// FileCache is a folder for what opcache compiled, made for the user of PHP, with the lines that share/php/opcache.ini has for it;
+	// empty: they stay comments.
+	FileCache string
 
 	Workers int // of the pool; 0: 2
 	// Apache takes Apache instead of nginx, without a route on a socket.
@@ -95,6 +98,11 @@ func startFPM(ctx context.Context, fpm string, o WebOptions) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start php-fpm: %w", err)
 	}
+	if o.FileCache != "" {
+		if ini, err = o.withFileCache(ini); err != nil {
+			return nil, fmt.Errorf("start php-fpm: %w", err)
+		}
+	}
 	ini = "zend_extension=opcache.so\n" + ini + "\n" + strings.Join(o.Ini, "\n") + "\n"
 	var pool strings.Builder
 	err = errors.Join(
@@ -124,6 +132,29 @@ func startFPM(ctx context.Context, fpm string, o WebOptions) (*Process, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// withFileCache does what opcache.ini says to do for a cache on the disk.
+func (o WebOptions) withFileCache(ini string) (string, error) {
+	for _, setting := range []string{"file_cache", "validate_timestamps", "revalidate_freq"} {
+		before, after, ok := strings.Cut(ini, "\n;opcache."+setting+"=")
+		if !ok {
+			return "", fmt.Errorf("share/php/opcache.ini has no line ;opcache.%s", setting)
+		}
+		if setting == "file_cache" {
+			_, after, _ = strings.Cut(after, "\n")
+			after = o.FileCache + "\n" + after
+		}
+		ini = before + "\nopcache." + setting + "=" + after
+	}
+	args := []string{"-d", "-m", "0700", o.FileCache}
+	if o.User != "" {
+		args = append(args, "-o", o.User)
+	}
+	if out, err := exec.Command("install", args...).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return ini, nil
 }
 
 func (w *Web) startNginx(ctx context.Context, nginx string, o WebOptions) error {
