@@ -217,8 +217,14 @@ func TestGoBackIsRefusedWhereARetryWasTakenBackAfterTheHeadWasRead(t *testing.T)
 	}
 }
 
-// What is live fails, the rollback was aborted and is tried again later; meanwhile somebody pushes what they then abort.
+// What is live fails, the rollback was aborted and is tried again, as planned or because somebody asked for it after the last of the
+// planned ones; meanwhile somebody pushes what they then abort.
 func TestAbortOfANewerPushLeavesTheFleetItsWayBack(t *testing.T) {
+	t.Run("as planned", func(t *testing.T) { abortsANewerPush(t, false) })
+	t.Run("asked for", func(t *testing.T) { abortsANewerPush(t, true) })
+}
+
+func abortsANewerPush(t *testing.T, asked bool) {
 	fleetTest(t, func(r *rig) {
 		r.boot(ids(3)...)
 		r.push("r1")
@@ -229,10 +235,16 @@ func TestAbortOfANewerPushLeavesTheFleetItsWayBack(t *testing.T) {
 		}
 		s := r.push("r2")
 		r.until("aborted", time.Minute, func() bool { return r.head().Epoch == 3 && r.head().State == fleet.Abort })
+		if asked {
+			r.until("held", time.Hour, func() bool { return r.head().Held(s) })
+		}
 		for _, b := range r.all {
 			b.set(func() { b.onRollback = nil })
 		}
 		held := max(r.seq+1, time.Now().Unix())
+		if asked {
+			r.ask(fleet.Item{"again": s, "hint": s})
+		}
 		r.hold(held)
 		if r.push("r3") != held || held <= s {
 			t.Fatal("what is held is not what was pushed")
@@ -242,6 +254,28 @@ func TestAbortOfANewerPushLeavesTheFleetItsWayBack(t *testing.T) {
 			t.Errorf("head %+v", h)
 		}
 	})
+}
+
+func TestAbortKeepsTheRetryOfTheWayBackFromAnotherSequenceOnly(t *testing.T) {
+	b, h := newBook(t)
+	read := b.held(b.must(b.goBack(b.commit(b.opened(h, b.note("r2", 200))))))
+	asked := b.again(read, 200)
+	if _, err := b.Hold(t.Context(), read, 300); !errors.Is(err, fleet.ErrOvertaken) {
+		t.Errorf("a retry that came after the head was read: %v", err)
+	}
+	b.again(read, 300)
+	if _, err := b.Hold(t.Context(), asked, 300); !errors.Is(err, fleet.ErrOvertaken) {
+		t.Errorf("a retry of the newer push, which would lift the hold: %v", err)
+	}
+	if h := b.abort(b.again(read, 300), 300); h.Again != 0 || !h.Held(300) {
+		t.Errorf("its own retry: %+v", h)
+	}
+	if h := b.abort(b.again(read, 200), 300); h.Again != 200 || h.Held(200) || !h.Held(300) {
+		t.Errorf("that of the way back: %+v", h)
+	}
+	if h := b.abort(b.again(read, 200), 200); h.Again != 0 {
+		t.Errorf("the way back itself: %+v", h)
+	}
 }
 
 func TestAbortTakesThePlannedRetryOfItsOwnSequenceAway(t *testing.T) {

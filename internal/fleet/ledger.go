@@ -330,16 +330,22 @@ func (l *Ledger) Request(ctx context.Context, h Head, set Item, remove ...string
 }
 
 // Hold keeps a sequence, and what came before it, from being opened, whatever was asked for again, and has an open epoch of it aborted.
-// The retry that is planned goes where it is of this sequence, and stays where it is of the fleet's own way back from an earlier
-// one, which still fails. Condition: the head is at the epoch that push read, and no newer hold has come since, which it would lower.
+// The retry that is planned goes where it is of this sequence; of the fleet's own way back from another one, which still fails, it
+// stays, and so does one that was asked for. Condition: the head is at the epoch that push read, no newer hold has come since, which it
+// would lower, and where the fleet is on its way back, what is asked for again is as in h.
 func (l *Ledger) Hold(ctx context.Context, h Head, sequence int64) (Head, error) {
 	remove := []string{"again"}
-	if h.Sequence == sequence {
+	cond := And{Compare{"epoch", Eq, h.Epoch}, Or{Absent{"hold"}, Compare{"hold", Lt, sequence + 1}, Compare{"hold", Eq, h.Hold}}}
+	switch {
+	case h.Sequence == sequence:
 		remove = append(remove, "retry_at")
+	case h.Automatic():
+		cond = append(cond, asRead("again", h.Again))
+		if h.Again == h.Sequence {
+			remove = nil
+		}
 	}
-	return l.writeHead(ctx, "hold", Write{Set: Item{"hold": sequence}, Remove: remove, If: And{
-		Compare{"epoch", Eq, h.Epoch}, Or{Absent{"hold"}, Compare{"hold", Lt, sequence + 1}, Compare{"hold", Eq, h.Hold}},
-	}})
+	return l.writeHead(ctx, "hold", Write{Set: Item{"hold": sequence}, Remove: remove, If: cond})
 }
 
 // PutLog writes an epoch's log; first is true for the one caller who created it.
