@@ -164,9 +164,9 @@ func (v view) summary() string {
 	case v.HasHead && (h.State.Open() || h.State == fleet.Commit):
 		return v.underWay()
 	case v.HasHead && v.Live > 0 && h.Automatic() && h.State == fleet.Abort:
-		return fmt.Sprintf("%s is live and fails: %s; the rollback to %s was aborted: %s; %s", h.CommittedRelease, h.Why, h.Release, h.Reason, v.again())
+		return fmt.Sprintf("%s is live and fails: %s; the rollback to %s was aborted: %s; %s", h.CommittedRelease, h.Why, h.Release, h.Reason, v.wayBack())
 	case v.HasHead && v.Pointer.Sequence > h.Sequence && h.Held(v.Pointer.Sequence):
-		return fmt.Sprintf("%s is held: `push -retry` lets it go live", v.Pointer.Release)
+		return v.newerHeld()
 	case v.Live == 0:
 		return "no instance is live; " + v.pending()
 	case h.Frozen != nil:
@@ -181,16 +181,39 @@ func (v view) summary() string {
 	return v.onRelease()
 }
 
+// wayBack says what comes of a rollback of the fleet's own that was aborted, and of a push that came after it.
+func (v view) wayBack() string {
+	h := v.Head
+	if v.Pointer.Sequence <= h.Sequence {
+		return v.again()
+	}
+	own := "not tried again: `push -rollback` goes back" // a retry would be of the newer push
+	if h.Again == h.Sequence || !h.Held(h.Sequence) && h.RetryAt > 0 {
+		own = v.again()
+	}
+	switch {
+	case h.Held(v.Pointer.Sequence):
+		return own + "; " + v.newerHeld()
+	case h.Frozen != nil && v.Pointer.Kind != fleet.KindRollback:
+		return fmt.Sprintf("%s; %s waits: frozen %s", own, v.Pointer.Release, h.Frozen)
+	}
+	return fmt.Sprintf("%s is rolled out next", v.Pointer.Release)
+}
+
+func (v view) newerHeld() string {
+	return fmt.Sprintf("%s is held: `push -retry` lets it go live", v.Pointer.Release)
+}
+
 // again says what comes of an epoch that was aborted.
 func (v view) again() string {
 	h := v.Head
 	switch {
 	case spent(h, h.Sequence):
 		return "not tried again: push anew"
+	case h.Again == h.Sequence:
+		return "tried again next"
 	case !h.Held(h.Sequence) && h.RetryAt > 0:
 		return "tried again at " + time.Unix(h.RetryAt, 0).UTC().Format(time.RFC3339)
-	case v.Pointer.Sequence > h.Sequence: // which is what a retry would be of
-		return "not tried again: `push -rollback` goes back"
 	}
 	return "held: `push -retry` tries it again"
 }

@@ -53,13 +53,42 @@ func TestStatusBeginsWithWhatIsStuck(t *testing.T) {
 			v.Head.State, v.Head.Hold, v.Head.Reason, v.Head.Why, v.Head.Release = fleet.Abort, 100, "hook", "500", "R1"
 			v.Head.Bad, v.Head.Source = []int64{100}, 90
 		}),
-		"R2 is live and fails: 500; the rollback to R1 was aborted: disk; tried again at 1970-01-01T00:00:05Z": with(func(v *view) {
+		"R2 is live and fails: 500; the rollback to R1 was aborted: disk; tried again at 1970-01-01T00:00:05Z; R3 is held: `push -retry`": with(func(v *view) {
 			v.Head.State, v.Head.Hold, v.Head.RetryAt, v.Head.Reason, v.Head.Why, v.Head.Release = fleet.Abort, 101, 5, "disk", "500", "R1"
 			v.Head.Bad, v.Head.Source, v.Pointer.Release, v.Pointer.Sequence = []int64{100}, 90, "R3", 101
 		}),
-		"R2 is live and fails: 500; the rollback to R1 was aborted: disk; not tried again: `push -rollback`": with(func(v *view) {
+		"R2 is live and fails: 500; the rollback to R1 was aborted: disk; not tried again: `push -rollback` goes back; R3 is held: `push -retry`": with(func(v *view) {
 			v.Head.State, v.Head.Hold, v.Head.Reason, v.Head.Why, v.Head.Release = fleet.Abort, 101, "disk", "500", "R1"
 			v.Head.Bad, v.Head.Source, v.Pointer.Release, v.Pointer.Sequence = []int64{100}, 90, "R3", 101
+		}),
+		"R2 is live and fails: 500; the rollback to R1 was aborted: disk; tried again next; R3 is held: `push -retry`": with(func(v *view) {
+			v.Head.State, v.Head.Hold, v.Head.Again, v.Head.Reason, v.Head.Why, v.Head.Release = fleet.Abort, 101, 100, "disk", "500", "R1"
+			v.Head.Bad, v.Head.Source, v.Pointer.Release, v.Pointer.Sequence = []int64{100}, 90, "R3", 101
+		}),
+		"R2 is live and fails: 500; the rollback to R1 was aborted: disk; R3 is rolled out next": with(func(v *view) {
+			v.Head.State, v.Head.Hold, v.Head.Reason, v.Head.Why, v.Head.Release = fleet.Abort, 100, "disk", "500", "R1"
+			v.Head.Bad, v.Head.Source, v.Pointer.Release, v.Pointer.Sequence = []int64{100}, 90, "R3", 101
+		}),
+		"R2 is live and fails: 500; the rollback to R1 was aborted: kept; R3 is rolled out next": with(func(v *view) {
+			v.Head.State, v.Head.Hold, v.Head.Again, v.Head.Reason, v.Head.Why, v.Head.Release = fleet.Abort, 101, 101, "kept", "500", "R1"
+			v.Head.Bad, v.Head.Source, v.Pointer.Release, v.Pointer.Sequence = []int64{100}, 90, "R3", 101
+		}),
+		"R2 is live and fails: 500; the rollback to R1 was aborted: slow; R3 is rolled out next": with(func(v *view) {
+			v.Head.State, v.Head.Hold, v.Head.RetryAt, v.Head.Reason, v.Head.Why, v.Head.Release = fleet.Abort, 0, 5, "slow", "500", "R1"
+			v.Head.Bad, v.Head.Source, v.Pointer.Release, v.Pointer.Sequence = []int64{100}, 90, "R3", 101
+		}),
+		"R2 is live and fails: 500; the rollback to R1 was aborted: disk; not tried again: `push -rollback` goes back; R3 waits: frozen by maria": with(func(v *view) {
+			v.Head.State, v.Head.Hold, v.Head.Reason, v.Head.Why, v.Head.Release = fleet.Abort, 100, "disk", "500", "R1"
+			v.Head.Bad, v.Head.Source, v.Pointer.Release, v.Pointer.Sequence = []int64{100}, 90, "R3", 101
+			v.Head.Frozen = &fleet.Freeze{By: "maria", Why: "sale"}
+		}),
+		"R2 is live and fails: 500; the rollback to R1 was aborted: disk; R0 is rolled out next": with(func(v *view) {
+			v.Head.State, v.Head.Hold, v.Head.Reason, v.Head.Why, v.Head.Release = fleet.Abort, 100, "disk", "500", "R1"
+			v.Head.Bad, v.Head.Source, v.Pointer.Release, v.Pointer.Sequence = []int64{100}, 90, "R0", 101
+			v.Head.Frozen, v.Pointer.Kind = &fleet.Freeze{By: "maria", Why: "sale"}, fleet.KindRollback
+		}),
+		"R2 was aborted: kept; tried again next": with(func(v *view) {
+			v.Head.State, v.Head.Hold, v.Head.Again, v.Head.Reason = fleet.Abort, 100, 100, "kept"
 		}),
 		"frozen by maria until it is lifted: sale; all 2": with(func(v *view) { v.Head.Frozen = &fleet.Freeze{By: "maria", Why: "sale"} }),
 		"R3 is published and not rolled out":              with(func(v *view) { v.Pointer.Release, v.Pointer.Sequence = "R3", 101 }),
