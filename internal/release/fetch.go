@@ -126,30 +126,32 @@ func (m *Manifest) FreshCost() Cost {
 }
 
 // first is [Cost.First]. A request would bring as many bytes as the packs have where they are smaller than a range: over a slow uplink a
-// new baseline would be of such packs too. But the first pack of every push is small, as it measures the line. More than [MaxInline] makes
-// packs, so of small ones as many as belong before the larger ones say nothing of the line.
+// new baseline would be of such packs too. But the first pack of every push is small, or a single frame, as it measures the line. More than
+// [MaxInline] makes packs, so of small ones as many as belong before the larger ones say nothing of the line.
 func (m *Manifest) first(f *Fetch) int {
-	var requests, small, inSmall, larger float64 // requests for all but small packs, and for those; bytes in those, and in other packs
+	var requests, small, inSmall, behind, larger float64 // requests for all but small packs, and for those; bytes
 	for i, frame := range m.Frames {
 		if len(f.Entries(i)) == 0 {
 			continue
 		}
 		stored, src := float64(frame.Stored), m.Sources[frame.Source]
-		size := min(src.End-headerSize, MaxRange)
+		all := src.End - headerSize
+		size := min(all, MaxRange)
 		switch {
 		case src.Release != "":
 			requests += stored / MaxRange
-		case size > MinPackSize:
+		case size > MinPackSize && frame.Stored < all:
 			requests += stored / float64(size)
 			larger += stored
 		default:
 			small += stored / float64(size)
 			inSmall += stored
+			behind += stored * (MaxInline/float64(max(size, MinPackSize)) - 1) // what is sent behind it at least, if it measures
 		}
 	}
-	if inSmall > 0 {
-		measure := min(inSmall, larger*MinPackSize/(MaxInline-MinPackSize))
-		requests += small*(1-measure/inSmall) + measure/MaxRange
+	if behind > 0 {
+		measure := min(1, larger/behind)
+		requests += small*(1-measure) + inSmall*measure/MaxRange
 	}
 	return int(math.Ceil(requests))
 }

@@ -114,41 +114,51 @@ func TestAFirstPushOverASlowUplinkNeedsNoBaseline(t *testing.T) {
 // stores adds packs with so many bytes each, in frames of up to a MiB, to a manifest.
 func (m *Manifest) stores(packs ...int64) {
 	for _, size := range packs {
-		n := len(m.Sources)
-		m.Sources = append(m.Sources, Source{Pack: Sum{byte(n), byte(n >> 8), 1}, End: headerSize + size})
-		for at := int64(0); at < size; at += groupSize {
-			length := min(groupSize, size-at)
-			m.Entries = append(m.Entries, Entry{Kind: File, Size: length, Frame: int32(len(m.Frames))})
-			m.Frames = append(m.Frames, Frame{int32(n), headerSize + at, length, length})
-		}
+		m.storesFrames(size, groupSize)
 	}
 }
 
-// A push of just over 9 MiB over a fast line is a pack of a MiB, which measures it, and one of just over a range: three reads.
-func TestAHundredPushesOfAPackEachLeaveAFreshSyncCheap(t *testing.T) {
-	const measure, rest = MinPackSize, MaxRange + 64<<10
-	m, baselines := &Manifest{}, 0
-	for n := range int64(100) {
-		first := &Manifest{}
-		first.stores(measure)
-		for all := n*(measure+rest) + rest; all > 0; all -= PackSize {
-			first.stores(min(all, PackSize))
-		}
-		if m.FreshCost().NeedsBaseline() {
-			m = first
-			baselines++
-		} else {
-			m.stores(measure, rest)
-		}
-		if c, x := m.FreshCost(), first.FreshCost().Requests; c.Requests > 2*x+8 {
-			t.Errorf("push %d: %d requests, of a first push %d", n, c.Requests, x)
-		}
-		if first.FreshCost().NeedsBaseline() {
-			t.Errorf("push %d: a new baseline needs another", n)
-		}
+// storesFrames adds a pack in frames of up to so many bytes.
+func (m *Manifest) storesFrames(size, frame int64) {
+	n := len(m.Sources)
+	m.Sources = append(m.Sources, Source{Pack: Sum{byte(n), byte(n >> 8), 1}, End: headerSize + size})
+	for at := int64(0); at < size; at += frame {
+		length := min(frame, size-at)
+		m.Entries = append(m.Entries, Entry{Kind: File, Size: length, Frame: int32(len(m.Frames))})
+		m.Frames = append(m.Frames, Frame{int32(n), headerSize + at, length, length})
 	}
-	if baselines < 1 || baselines > 5 {
-		t.Errorf("%d of 100 pushes stored everything anew", baselines)
+}
+
+// A push of just over 9 MiB over a fast line is a pack of a MiB, or of a larger frame, which measures it, and one of just over a range: three
+// reads.
+func TestAHundredPushesOfAPackEachLeaveAFreshSyncCheap(t *testing.T) {
+	const rest = MaxRange + 64<<10
+	for _, measure := range []int64{MinPackSize, MinPackSize + 1, 2 << 20, MaxFrame} {
+		m, baselines := &Manifest{}, 0
+		for n := range int64(100) {
+			first := &Manifest{}
+			first.storesFrames(measure, MaxFrame)
+			for all := n*(measure+rest) + rest; all > 0; all -= PackSize {
+				first.stores(min(all, PackSize))
+			}
+			if m.FreshCost().NeedsBaseline() {
+				m = first
+				baselines++
+			} else {
+				m.storesFrames(measure, MaxFrame)
+				m.stores(rest)
+			}
+			if c, x := m.FreshCost(), first.FreshCost().Requests; c.Requests > 2*x+8 {
+				t.Errorf("%d bytes measure, push %d: %d requests, of a first push %d", measure, n, c.Requests, x)
+			}
+			if first.FreshCost().NeedsBaseline() {
+				t.Errorf("%d bytes measure, push %d: a new baseline needs another", measure, n)
+			}
+		}
+		// Without any it is 300 requests; those of a first push are fewer than half of that but where a frame of 4 MiB measures.
+		if baselines < 1 && measure < MaxFrame || baselines > 5 {
+			t.Errorf("%d bytes measure: %d of 100 pushes stored everything anew", measure, baselines)
+		}
 	}
 }
 
