@@ -132,25 +132,26 @@ func TestDamagedDeltaIsRefused(t *testing.T) {
 		"longer":     func(r *rig, p *packed) { r.bucket.put(deltaKey(r2, r1), append(slices.Clone(p.delta), 0)) },
 		"swapped":    func(r *rig, p *packed) { r.bucket.put(deltaKey(r2, r1), p.object) },
 	} {
-		t.Run(name, func(t *testing.T) { refused(t, "contents are damaged", damage) })
+		t.Run(name, func(t *testing.T) { refused(t, deltaKey(r2, r1)+": contents are damaged", damage) })
 	}
 }
 
 func TestDamagedManifestIsRefused(t *testing.T) {
+	const damaged = "m/" + string(r2) + ": contents are damaged"
 	for name, c := range map[string]struct {
 		says   string
 		damage func(r *rig, p *packed)
 	}{
-		"flipped bit": {"contents are damaged", func(r *rig, p *packed) { r.bucket.flip("m/"+string(r2), 100) }},
-		"truncated":   {"contents are damaged", func(r *rig, p *packed) { r.bucket.put("m/"+string(r2), p.object[:100]) }},
-		"longer":      {"contents are damaged", func(r *rig, p *packed) { r.bucket.put("m/"+string(r2), append(slices.Clone(p.object), 0)) }},
-		"of another":  {"contents are damaged", func(r *rig, p *packed) { r.bucket.put("m/"+string(r2), p.parent.object) }},
-		"missing":     {"not found", func(r *rig, p *packed) { delete(r.bucket.bodies, "m/"+string(r2)) }},
-		"no manifest": {"zstd frame", func(r *rig, p *packed) {
+		"flipped bit": {damaged, func(r *rig, p *packed) { r.bucket.flip("m/"+string(r2), 100) }},
+		"truncated":   {damaged, func(r *rig, p *packed) { r.bucket.put("m/"+string(r2), p.object[:100]) }},
+		"longer":      {damaged, func(r *rig, p *packed) { r.bucket.put("m/"+string(r2), append(slices.Clone(p.object), 0)) }},
+		"of another":  {damaged, func(r *rig, p *packed) { r.bucket.put("m/"+string(r2), p.parent.object) }},
+		"missing":     {"m/" + string(r2) + ": not found", func(r *rig, p *packed) { delete(r.bucket.bodies, "m/"+string(r2)) }},
+		"no manifest": {"release " + string(r2) + ": parse manifest: zstd frame", func(r *rig, p *packed) {
 			p.object = []byte("of these very bytes, and signed")
 			r.bucket.put("m/"+string(r2), p.object)
 		}},
-		"of another, and pointed to": {"files where the pointer says", func(r *rig, p *packed) {
+		"of another, and pointed to": {`manifest "` + string(r2) + `": has 6 files where the pointer says`, func(r *rig, p *packed) {
 			p.object = p.parent.object
 			r.bucket.put("m/"+string(r2), p.object)
 		}},
