@@ -50,10 +50,7 @@ func (s *session) deployPlain(ctx context.Context, cancel func()) error {
 			return err
 		}
 		if same {
-			return s.end(&Result{
-				Release: v.Pointer.Release, Sequence: v.Pointer.Sequence, Files: len(tree.Files),
-				UnchangedFiles: len(tree.Files), Outcome: Unchanged, Members: v.Live,
-			})
+			return s.endUnchanged(v, len(tree.Files), tree.Ignored)
 		}
 	}
 	if s.dryRun {

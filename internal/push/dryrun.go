@@ -1,6 +1,7 @@
 package push
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -24,6 +25,18 @@ func newPlan(upload, former, now, ignored []string) *Plan {
 	return &Plan{Upload: slices.Concat([]string{}, upload), Remove: slices.Concat([]string{}, removed), Ignore: slices.Concat([]string{}, ignored)}
 }
 
+// endUnchanged ends the deploy of the very tree that the pointer names. A dry run of it has a plan, too: what is ignored is in no release.
+func (s *session) endUnchanged(v view, files int, ignored []string) error {
+	r := &Result{
+		Release: v.Pointer.Release, Sequence: v.Pointer.Sequence, Files: files, UnchangedFiles: files, Outcome: Unchanged, Members: v.Live,
+	}
+	if !s.dryRun {
+		return s.end(r)
+	}
+	r.Plan = newPlan(nil, nil, nil, ignored)
+	return s.endDry(r)
+}
+
 // endDry ends a dry run: it says all of the plan, a line for each path.
 func (s *session) endDry(r *Result) error {
 	list := func(sign string, paths []string) string {
@@ -40,6 +53,6 @@ func (s *session) endDry(r *Result) error {
 	s.say("new contents: %s, %s before compression%s", count(len(p.Upload), "file"), amount(r.UploadedBytes), list("+", p.Upload))
 	s.say("removed: %s%s", count(len(p.Remove), "path"), list("-", p.Remove))
 	s.say("ignored: %s%s", count(len(p.Ignore), "path"), list("!", p.Ignore))
-	r.Outcome = DryRun
+	r.Outcome = cmp.Or(r.Outcome, DryRun)
 	return s.end(r)
 }

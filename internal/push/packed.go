@@ -76,15 +76,15 @@ func (s *session) deployPacked(ctx context.Context, cancel func()) error {
 
 // deliver brings the release into the bucket and the fleet to it, unless they are there or this is a dry run.
 func (s *session) deliver(ctx context.Context, p *parcel, v view, began time.Time) error {
-	r := &Result{Files: countFiles(p.tree.Entries), UnchangedFiles: p.draft.Unchanged, Members: v.Live, began: began}
+	files := countFiles(p.tree.Entries)
 	same, err := p.unchanged(v)
 	if err != nil {
 		return err
 	}
 	if same && !s.force {
-		r.Release, r.Sequence, r.Outcome, r.UnchangedFiles = v.Pointer.Release, v.Pointer.Sequence, Unchanged, r.Files
-		return s.end(r)
+		return s.endUnchanged(v, files, p.tree.Ignored)
 	}
+	r := &Result{Files: files, UnchangedFiles: p.draft.Unchanged, Members: v.Live, began: began}
 	if err := s.start(p); err != nil {
 		return err
 	}

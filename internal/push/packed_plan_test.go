@@ -86,6 +86,30 @@ func TestADryRunNamesEveryPath(t *testing.T) {
 	}
 }
 
+func TestADryRunOfTheSameTreeNamesWhatIsIgnored(t *testing.T) {
+	for _, layout := range []string{"-layout=packed", "-layout=plain"} {
+		r := newPackedRig(t, map[string]string{"a": "1", ".deployignore": "*.log\ntmp/\n", "x.log": "", "tmp/y": ""})
+		first, _ := r.deploy(layout)
+		r.wire.take()
+		code, out, said := r.push(t.Context(), "-deploy="+r.dir, "-dry-run", "-json", layout)
+		var result Result
+		if err := json.Unmarshal([]byte(out), &result); err != nil || code != exitDone || result.Outcome != Unchanged || result.Release != first.Release {
+			t.Fatalf("%s: exit code %d, %v: %s %s", layout, code, err, out, said)
+		}
+		if p := result.Plan; p == nil || p.Baseline || len(p.Upload)+len(p.Remove) > 0 || !slices.Equal(p.Ignore, []string{"tmp/", "x.log"}) {
+			t.Errorf("%s: %+v", layout, p)
+		}
+		for _, want := range []string{"\n  ! tmp/\n", "\n  ! x.log\n", "unchanged: " + string(first.Release)} {
+			if !strings.Contains(said, want) {
+				t.Errorf("%s: %q lacks %q", layout, said, want)
+			}
+		}
+		if requests := r.wire.take(); matching(requests, "PUT") != nil || matching(requests, "DELETE") != nil {
+			t.Errorf("%s: a dry run wrote: %q", layout, requests)
+		}
+	}
+}
+
 func TestADryRunAnnouncesTheBaselineThatAPushStores(t *testing.T) {
 	tree, names := numbered(60, 200_000)
 	r := newPackedRig(t, tree)

@@ -46,7 +46,7 @@ type Result struct {
 	LiveMS       int64  `json:"live_ms"`
 	FlipSpreadMS int64  `json:"flip_spread_ms"`
 	Reason       string `json:"reason"`         // of an abort; of what is wrong although it is done
-	Plan         *Plan  `json:"plan,omitempty"` // of a dry run of -deploy that would move something
+	Plan         *Plan  `json:"plan,omitempty"` // of a dry run of -deploy
 
 	unproven  bool // an instance that serves it does not ask PHP
 	unhealthy bool // done, but the fleet does not call it good
