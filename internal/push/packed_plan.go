@@ -26,6 +26,9 @@ func (s *session) compare(ctx context.Context, p *parcel, v view) (err error) {
 	if p.parent, err = s.parent(ctx, p.site, p.cache, v.Pointer); err != nil {
 		return err
 	}
+	if s.noExec {
+		s.keepExec(p)
+	}
 	if p.anew {
 		return p.plan(nil)
 	}
@@ -40,6 +43,25 @@ func (s *session) compare(ctx context.Context, p *parcel, v view) (err error) {
 		return nil
 	}
 	return s.compareAll(ctx, p, manifests)
+}
+
+// keepExec gives every file the executable bit that it has in the release before: this system does not know of any.
+func (s *session) keepExec(p *parcel) {
+	for i := range p.tree.Entries {
+		e := &p.tree.Entries[i]
+		e.Exec = false
+		if p.parent == nil || e.Kind != release.File {
+			continue
+		}
+		if at, ok := p.parent.Find(e.Path); ok {
+			e.Exec = p.parent.Entries[at].Exec
+		}
+	}
+	if p.parent == nil {
+		s.say("files have no executable bit on this system: none of the release gets one")
+	} else {
+		s.say("files have no executable bit on this system: each keeps that of %s, new ones get none", p.before)
+	}
 }
 
 // name names the release after a time, or after the next second, which is waited for, where the pointer's has that name.

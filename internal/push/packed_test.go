@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -139,6 +140,47 @@ func TestTheSameTreeMovesNothing(t *testing.T) {
 		t.Errorf("forced: %+v", forced)
 	}
 	r.pull()
+}
+
+func TestAPushFromASystemWithoutExecutableBitsKeepsThem(t *testing.T) {
+	r := newPackedRig(t, map[string]string{"bin/run": "1", "page": "2"})
+	chmod := func(name string, mode os.FileMode) {
+		if err := os.Chmod(filepath.Join(r.dir, name), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	chmod("bin/run", 0o755)
+	first, _ := r.deploy()
+	without := func(s *session) { s.noExec = true }
+	push := func(args ...string) map[string]bool {
+		if _, err := r.session(t.Context(), without, append([]string{"-deploy=" + r.dir}, args...)...); err != nil {
+			t.Fatal(err)
+		}
+		exec := map[string]bool{}
+		for _, e := range r.manifest(r.pointer()).Entries {
+			if e.Kind == release.File {
+				exec[e.Path] = e.Exec
+			}
+		}
+		return exec
+	}
+	chmod("bin/run", 0o644) // as it is seen there
+	if push(); r.pointer().Release != first.Release {
+		t.Error("the same tree was moved")
+	}
+	r.write("bin/run", "changed")
+	r.write("bin/new", "3")
+	chmod("bin/new", 0o755)
+	want := map[string]bool{"bin/run": true, "bin/new": false, "page": false}
+	for _, args := range [][]string{nil, {"-force"}} {
+		if exec := push(args...); !maps.Equal(exec, want) {
+			t.Errorf("%q: executable %v, want %v", args, exec, want)
+		}
+	}
+	out, err := r.session(t.Context(), without, "-deploy="+r.dir)
+	if err != nil || !strings.Contains(out, "each keeps that of "+string(r.pointer().Release)+", new ones get none") {
+		t.Errorf("said %q, %v", out, err)
+	}
 }
 
 func TestADryRunSaysWhatItWouldDoAndDoesNothing(t *testing.T) {

@@ -44,6 +44,7 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"runtime"
 	"slices"
 	"time"
 
@@ -130,7 +131,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err != nil {
 		return kind{errUsage, advise(err, "`push -help` shows the usage")}
 	}
-	s := &session{options: o, console: newConsole(o.json, stdin, stdout, stderr)}
+	s := &session{options: o, console: newConsole(o.json, stdin, stdout, stderr), noExec: runtime.GOOS == "windows"}
 	if !slices.Contains([]string{verbVersion, verbKeygen, verbComplete}, o.verb) {
 		if s.cfg, err = config.Load(o.config, config.ForPush); err != nil {
 			return kind{errUsage, err}
@@ -150,6 +151,7 @@ type session struct {
 	grace  time.Duration    // in place of store.Grace, for tests
 	clock  func() time.Time // in place of the time that releases are named by, for tests
 	judges time.Duration    // in place of packTime where a line is judged, for tests
+	noExec bool             // files have no executable bit on this system
 	signs  *release.Signer  // nil: what is published is not signed
 	back   []byte           // the manifest of the release that is gone back to; nil in the plain layout
 }
