@@ -1,6 +1,7 @@
 package release
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"testing"
@@ -158,6 +159,42 @@ func TestAHundredPushesOfAPackEachLeaveAFreshSyncCheap(t *testing.T) {
 		// Without any it is 300 requests; those of a first push are fewer than half of that but where a frame of 4 MiB measures.
 		if baselines < 1 && measure < MaxFrame || baselines > 5 {
 			t.Errorf("%d bytes measure: %d of 100 pushes stored everything anew", measure, baselines)
+		}
+	}
+}
+
+// A range ends at a frame, and a pack where it would need one more: frames of small files, up to a MiB, are read by more than 7 MiB at once,
+// those of larger files, up to 4 MiB, by more than 4 MiB. The first pack, which measures the line, takes one more.
+func TestAFirstPushIsReadByLargeRanges(t *testing.T) {
+	zeros := make([]byte, MaxFrame)
+	for size, least := range map[int64]int64{100_000: 7 << 20, 900_000: 7 << 20, 9 << 20: 4 << 20, 50 << 20: 4 << 20} {
+		for _, percent := range []int64{30, 70, 100} { // of the contents is stored
+			var entries []Entry
+			for i := range 60<<20/size + 1 {
+				entries = append(entries, Entry{Path: fmt.Sprintf("%06d", i), Kind: File, Size: size, Sum: Sum{byte(i), byte(i >> 8), 1}})
+			}
+			d, err := NewDraft(entries, nil, nil, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			packer := d.Packer(MinPackSize)
+			for i, f := range d.Frames {
+				full, err := packer.Put(i, zeros[:max(1, f.Length*percent/100)])
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(full) > 0 {
+					packer.Resize(PackSize)
+				}
+			}
+			packer.Flush()
+			m, err := d.Manifest()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c := m.FreshCost(); c.Fetched < 10<<20 || c.Requests > 1+int((c.Fetched+least-1)/least) {
+				t.Errorf("files of %d bytes, %d %% stored: %+v, want one request and one for each %d bytes", size, percent, c, least)
+			}
 		}
 	}
 }
