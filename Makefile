@@ -102,7 +102,7 @@ test-system: tools ## a booted fleet of Debian machines, from the image's script
 	S3PULLDEPLOY_REQUIRE_PARTS=1 .ci/root go test -tags system -count=1 -v -timeout 15m ./internal/systemtest
 
 # What the design promises is compared: a missed count of requests or memory fails, with STRICT=1 a missed ratio of times too.
-bench: bench-tools ## transfer against aws, rclone, tar and cp: all rows, into docs/benchmarks.md; as root, some 35 minutes
+bench: bench-tools ## transfer against aws, rclone, tar and cp: all rows, into docs/benchmarks.md; as root, some 40 minutes
 	.ci/root unshare --mount .bench/bench -write $(if $(STRICT),-strict)
 
 bench-quick: bench-tools ## the headline rows without the peers that take long: under three minutes
