@@ -136,7 +136,7 @@ lint: tools ## format, vet, staticcheck, shellcheck, units, image template, Terr
 demo: tools ## a fleet of three on this machine: push, push under load, roll back (DEMO_KEEP=1 leaves it running)
 	go run ./internal/demo
 
-bench-switch: tools ## what visitors notice of a deploy, in each mode of opcache; into docs/benchmarks.md; a quarter of an hour
+bench-switch: tools ## what visitors notice of a deploy, in each mode of opcache; into docs/benchmarks.md; some twenty minutes
 	go run ./internal/benchswitch -docs=docs/benchmarks.md
 
 bench-fleet: tools ## fleets of 3 to 10,000: rollout, spread, requests and cost; into docs/benchmarks.md; some minutes
