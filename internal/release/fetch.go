@@ -13,9 +13,6 @@ const (
 	maxGap   = 512 << 10
 )
 
-// wholeShare is the share of a source's bytes above which all gaps in it are read too.
-const wholeShare = 0.6
-
 // Range is one ranged read of a source.
 type Range struct {
 	Source int // index into [Manifest.Sources]
@@ -70,18 +67,13 @@ func (m *Manifest) coalesce(f *Fetch, frames []int) {
 		x, y := m.Frames[a], m.Frames[b]
 		return cmp.Or(cmp.Compare(x.Source, y.Source), cmp.Compare(x.Offset, y.Offset), cmp.Compare(a, b))
 	})
-	needed := make([]int64, len(m.Sources))
-	for _, i := range frames {
-		needed[m.Frames[i].Source] += m.Frames[i].Stored
-	}
 	for _, i := range frames {
 		x := m.Frames[i]
 		end := x.Offset + x.Stored
 		if n := len(f.Ranges); n > 0 && f.Ranges[n-1].Source == int(x.Source) {
 			r := &f.Ranges[n-1]
 			gap := x.Offset - r.Offset - r.Length
-			whole := float64(needed[x.Source]) > wholeShare*float64(m.Sources[x.Source].End)
-			if (whole || gap <= maxGap) && end-r.Offset <= MaxRange {
+			if gap <= maxGap && end-r.Offset <= MaxRange {
 				r.Length = max(r.Length, end-r.Offset)
 				r.Frames = append(r.Frames, i)
 				continue
