@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"s3pulldeploy/internal/config"
 	"s3pulldeploy/internal/failpoint"
 	"s3pulldeploy/internal/release"
@@ -48,10 +50,12 @@ func (s *session) deployPacked(ctx context.Context, cancel func()) error {
 	began := time.Now() // before anything was read from the bucket, too
 	c := openCache(s.cfg.Scope(), s.arg)
 	var tree *packedTree
+	var saving sync.WaitGroup
+	defer saving.Wait()
 	site, v, err := s.admitWhile(ctx, cancel, func() (err error) {
 		index := c.loadIndex()
 		tree, err = scanPacked(s.arg, s.cfg, index)
-		c.saveIndex(index) // also of a tree that is refused: what was read need not be read again
+		saving.Go(func() { c.saveIndex(index) }) // also of a tree that is refused: what was read need not be read again
 		return err
 	})
 	if tree != nil {
@@ -197,24 +201,29 @@ func (s *session) pack(ctx context.Context, p *parcel) (err error) {
 
 // describe writes delta and manifest, and makes the pointer that names them. A delta that saves nothing is left out.
 func (s *session) describe(ctx context.Context, p *parcel) error {
-	object, err := p.built.Encode()
-	if err != nil {
+	var object []byte
+	var encoding errgroup.Group
+	encoding.Go(func() (err error) { // while the delta is made, and sent, if it is whatever the manifest takes
+		object, err = p.built.Encode()
 		return err
+	})
+	delta, err := p.change()
+	if err == nil && !p.inlined {
+		if err = encoding.Wait(); len(delta) >= len(object) {
+			delta = nil
+		}
+	}
+	if err == nil && delta != nil {
+		err = s.putDelta(ctx, p, delta)
+	}
+	if err = cmp.Or(err, encoding.Wait()); err != nil {
+		return err
+	}
+	if delta != nil {
+		p.pointer.Delta = &release.Delta{Parent: p.before, Content: contentOf(delta)}
 	}
 	content := contentOf(object)
 	p.pointer.Manifest = &content
-	if p.parent != nil {
-		delta, err := p.draft.Delta(p.built, p.parent)
-		if err != nil {
-			return err
-		}
-		if p.inlined || len(delta) < len(object) {
-			if err := s.putDelta(ctx, p, delta); err != nil {
-				return err
-			}
-			p.pointer.Delta = &release.Delta{Parent: p.before, Content: contentOf(delta)}
-		}
-	}
 	if err := p.inTime(); err != nil { // later pushes build on every manifest that is there
 		return err
 	}
@@ -226,6 +235,14 @@ func (s *session) describe(ctx context.Context, p *parcel) error {
 	}
 	p.cache.keepManifest(p.id, object)
 	return nil
+}
+
+// change is the delta to the parent; nil where there is no parent.
+func (p *parcel) change() ([]byte, error) {
+	if p.parent == nil {
+		return nil, nil
+	}
+	return p.draft.Delta(p.built, p.parent)
 }
 
 // errSlow ends the upload of a delta whose contents are better packed.

@@ -130,14 +130,16 @@ type statKey struct {
 // the coarsest clock of the file systems that people develop on, FAT's 2 s.
 const racy = 2 * time.Second
 
-// statIndex knows the sums of files by what the file system says of them.
+// statIndex knows the sums of files by what the file system says of them. It serves one scan.
 //
 // Its file is indexMagic, then for each file the five numbers of its key, 64 bits little endian, and its SHA-256; at the
 // end the SHA-256 of all before.
 type statIndex struct {
-	sums    map[statKey]release.Sum
-	changed bool          // since it was read
-	racy    time.Duration // how much older than the scan a file must be
+	sums    map[statKey]release.Sum // as it was read
+	read    int                     // records; names of one file have the same key
+	found   []*packedEntry          // what it is to be from now on
+	changed bool                    // found is not what sums has
+	racy    time.Duration           // how much older than the scan a file must be
 }
 
 const (
@@ -159,7 +161,8 @@ func (c *cache) loadIndex() *statIndex {
 	if sum := sha256.Sum256(text[:end]); !bytes.Equal(sum[:], text[end:]) {
 		return x
 	}
-	x.sums = make(map[statKey]release.Sum, end/indexRecord)
+	x.read = end / indexRecord
+	x.sums = make(map[statKey]release.Sum, x.read)
 	number := binary.LittleEndian.Uint64
 	for record := range slices.Chunk(text[len(indexMagic):end], indexRecord) {
 		k := statKey{number(record), number(record[8:]), int64(number(record[16:])), int64(number(record[24:])), int64(number(record[32:]))}
@@ -173,18 +176,16 @@ func (c *cache) saveIndex(x *statIndex) {
 	if c == nil || !x.changed {
 		return
 	}
-	out := make([]byte, 0, len(indexMagic)+len(x.sums)*indexRecord+sha256.Size)
+	out := make([]byte, 0, len(indexMagic)+len(x.found)*indexRecord+sha256.Size)
 	out = append(out, indexMagic...)
-	for k, sum := range x.sums {
-		for _, n := range [...]uint64{k.Dev, k.Ino, uint64(k.Size), uint64(k.MtimeNS), uint64(k.CtimeNS)} {
+	for _, e := range x.found {
+		for _, n := range [...]uint64{e.key.Dev, e.key.Ino, uint64(e.key.Size), uint64(e.key.MtimeNS), uint64(e.key.CtimeNS)} {
 			out = binary.LittleEndian.AppendUint64(out, n)
 		}
-		out = append(out, sum[:]...)
+		out = append(out, e.Sum[:]...)
 	}
 	sum := sha256.Sum256(out)
-	if replaceFile(c.index, append(out, sum[:]...)) == nil {
-		x.changed = false
-	}
+	_ = replaceFile(c.index, append(out, sum[:]...))
 }
 
 // sum is the sum of a file that is as it was when it was read.
@@ -196,19 +197,22 @@ func (x *statIndex) sum(e *packedEntry) (release.Sum, bool) {
 	return sum, ok
 }
 
-// replace makes the index one of these files, which were looked at since the time began. Files so young that another write
-// might leave their times as they are stay out, to be read again; so do those with a private key, to be found again.
+// replace makes the index, as it will be saved, one of these files, which were looked at since the time began. Files so young that another
+// write might leave their times as they are stay out, to be read again; so do those with a private key, to be found again.
 func (x *statIndex) replace(entries []*packedEntry, began time.Time) {
-	sums := make(map[statKey]release.Sum, len(entries))
-	limit := began.Add(-x.racy).UnixNano()
+	x.found, x.changed = make([]*packedEntry, 0, len(entries)), false
+	hot := map[statKey]bool{} // another name of the same file may say that its key is none
 	for _, e := range entries {
-		if e.Kind == release.File && e.seen && !e.hot && max(e.key.MtimeNS, e.key.CtimeNS) < limit {
-			sums[e.key] = e.Sum
-			if _, known := x.sums[e.key]; !known {
-				x.changed = true
-			}
+		if e.hot {
+			hot[e.key] = true
 		}
 	}
-	x.changed = x.changed || len(sums) != len(x.sums)
-	x.sums = sums
+	limit := began.Add(-x.racy).UnixNano()
+	for _, e := range entries {
+		if e.Kind == release.File && e.seen && !hot[e.key] && max(e.key.MtimeNS, e.key.CtimeNS) < limit {
+			x.found = append(x.found, e)
+			x.changed = x.changed || !e.known
+		}
+	}
+	x.changed = x.changed || len(x.found) != x.read
 }

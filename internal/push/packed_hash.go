@@ -25,7 +25,7 @@ func (s *packedScanner) sums() (int, error) {
 			continue
 		}
 		if sum, ok := s.index.sum(e); ok {
-			e.Sum = sum
+			e.Sum, e.known = sum, true
 			continue
 		}
 		unread = append(unread, e)

@@ -198,3 +198,22 @@ func TestAPrivateKeyThatWasAllowedIsFoundAgain(t *testing.T) {
 		}
 	}
 }
+
+// A manual may show a key. Another name of the same file is none.
+func TestAPrivateKeyIsFoundAgainBesideALinkThatIsAManual(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	dir := plant(t, map[string]string{"data.txt": aKey, "x": "1"})
+	if err := os.Link(filepath.Join(dir, "data.txt"), filepath.Join(dir, "data.md")); err != nil {
+		t.Fatal(err)
+	}
+	c := openCache("b/s", dir)
+	for range 2 {
+		index := c.loadIndex()
+		index.racy = -time.Hour
+		_, err := scanPacked(dir, &config.Config{Secrets: config.Refuse}, index)
+		c.saveIndex(index)
+		if err == nil || !strings.Contains(err.Error(), `"data.txt" is a private key`) {
+			t.Errorf("scan: %v", err)
+		}
+	}
+}

@@ -39,8 +39,11 @@ type packedScanner struct {
 	index *statIndex
 	walk  errgroup.Group
 
-	mu      sync.Mutex // over all below, and over the scanner's settings
-	entries []*packedEntry
+	entries []*packedEntry // when the walk is over
+
+	mu      sync.Mutex                // over all below, and over the scanner's settings
+	within  map[string][]*packedEntry // by directory, sorted by name
+	count   int                       // of these
 	ignored []string
 }
 
@@ -50,11 +53,13 @@ type packedEntry struct {
 	info fs.FileInfo
 	key  statKey
 	seen bool // key says something
-	hot  bool // it holds a private key, as it turned out when it was read
+
+	known bool // the index has its sum
+	hot   bool // it holds a private key, as it turned out when it was read
 }
 
 // scanPacked reads the directory dir as the settings say. Files that the index knows are not read. The index is
-// brought up to date with what was found, and is not saved.
+// told what was found, and is not saved.
 func scanPacked(dir string, c *config.Config, index *statIndex) (*packedTree, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -77,6 +82,7 @@ func (s *packedScanner) scan(c *config.Config) (*packedTree, error) {
 		return nil, err
 	}
 	s.ignore, s.config = release.NewIgnore(patterns), settingsOf(c)
+	s.within = map[string][]*packedEntry{}
 	s.walk.SetLimit(runtime.GOMAXPROCS(0))
 	top, err := s.root.OpenRoot(".")
 	if err != nil {
@@ -86,12 +92,18 @@ func (s *packedScanner) scan(c *config.Config) (*packedTree, error) {
 	if err := s.walk.Wait(); err != nil {
 		return nil, err
 	}
-	slices.SortFunc(s.entries, func(a, b *packedEntry) int { return release.ComparePaths(a.Path, b.Path) })
+	s.entries = make([]*packedEntry, 0, s.count)
+	s.list(".")
 	slices.Sort(s.ignored)
-	if err := s.check(c); err != nil {
+	paths, err := s.check(c)
+	if err != nil {
 		return nil, err
 	}
+	var twins string
+	var looking sync.WaitGroup
+	looking.Go(func() { twins = differInCase(paths) })
 	hashed, err := s.sums()
+	looking.Wait()
 	if err != nil {
 		return nil, err
 	}
@@ -101,12 +113,13 @@ func (s *packedScanner) scan(c *config.Config) (*packedTree, error) {
 			s.keys[e.Path] = true
 		}
 	}
+	s.tree.warn(twins)
 	if err := s.secrets(c.Secrets); err != nil {
 		return nil, err
 	}
 	slices.Sort(s.tree.Warnings)
 	t := &packedTree{Ignored: s.ignored, Warnings: s.tree.Warnings, Hashed: hashed, root: s.root}
-	t.large = map[string]fs.FileInfo{}
+	t.Entries, t.large = make([]release.Entry, 0, len(s.entries)), map[string]fs.FileInfo{}
 	for _, e := range s.entries {
 		if e.Size > release.MaxFrame {
 			t.large[e.Path] = e.info
@@ -129,8 +142,13 @@ func (s *packedScanner) dir(at *os.Root, name string) error {
 	if err != nil {
 		return fmt.Errorf("read directory %q: %w", name, errors.Unwrap(err))
 	}
+	slices.Sort(names)
+	mine := make([]*packedEntry, 0, len(names))
 	for _, base := range names {
-		full := path.Join(name, base)
+		full := base
+		if name != "." {
+			full = name + "/" + base
+		}
 		info, err := at.Lstat(base)
 		if err != nil {
 			return fmt.Errorf("look at %q: %w", full, errors.Unwrap(err))
@@ -142,12 +160,8 @@ func (s *packedScanner) dir(at *os.Root, name string) error {
 		if e == nil {
 			continue
 		}
-		s.mu.Lock()
-		s.entries = append(s.entries, e)
-		many := len(s.entries) > release.MaxEntries
-		s.mu.Unlock()
-		if many {
-			return fmt.Errorf("more than %d files and directories", release.MaxEntries)
+		if mine = append(mine, e); len(mine) > release.MaxEntries {
+			return errMany
 		}
 		if e.Kind == release.Dir {
 			if err := s.below(at, full); err != nil {
@@ -155,7 +169,25 @@ func (s *packedScanner) dir(at *os.Root, name string) error {
 			}
 		}
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.within[name] = mine
+	if s.count += len(mine); s.count > release.MaxEntries {
+		return errMany
+	}
 	return nil
+}
+
+var errMany = fmt.Errorf("more than %d files and directories", release.MaxEntries)
+
+// list puts what is in a directory behind it, which is the order of [release.ComparePaths].
+func (s *packedScanner) list(dir string) {
+	for _, e := range s.within[dir] {
+		s.entries = append(s.entries, e)
+		if e.Kind == release.Dir {
+			s.list(e.Path)
+		}
+	}
 }
 
 // below walks a directory in the directory at.
@@ -263,35 +295,29 @@ func (l *lateFile) Close() {
 	}
 }
 
-// check refuses what no release may have, before any file is read.
-func (s *packedScanner) check(c *config.Config) error {
+// check refuses what no release may have, before any file is read, and returns the paths of all entries.
+func (s *packedScanner) check(c *config.Config) ([]string, error) {
 	var shape release.Manifest // the rules on links among each other are the manifest's
-	var regular []File
+	paths := make([]string, len(s.entries))
+	s.tree.Files = make([]File, 0, len(s.entries))
 	files := 0
-	for _, e := range s.entries {
-		f := File{Path: e.Path, Size: e.Size}
+	for i, e := range s.entries {
 		if e.Kind == release.File {
-			f.ModTime = e.info.ModTime()
-			regular = append(regular, f)
+			s.tree.Files = append(s.tree.Files, File{e.Path, e.Size, e.info.ModTime()})
 		} else {
 			shape.Entries = append(shape.Entries, e.Entry)
 		}
 		if e.Kind != release.Dir {
 			files++
 		}
-		s.tree.Files = append(s.tree.Files, f)
+		paths[i] = e.Path
 	}
 	if files == 0 {
-		return kind{errUsage, advise(errors.New("nothing to deploy: it is empty, or everything is ignored"),
+		return nil, kind{errUsage, advise(errors.New("nothing to deploy: it is empty, or everything is ignored"),
 			"is it the right directory? What stays out is in `ignore` of the settings and in "+ignoreFile)}
 	}
 	if _, err := shape.Payload(); err != nil {
-		return errors.Unwrap(err)
+		return nil, errors.Unwrap(err)
 	}
-	if err := s.reserved(c); err != nil {
-		return err
-	}
-	s.tree.warnOfCase()
-	s.tree.Files = regular
-	return nil
+	return paths, reserved(c, paths)
 }

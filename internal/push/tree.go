@@ -117,10 +117,14 @@ func (s *scanner) scan(c *config.Config) error {
 	}
 	slices.Sort(s.tree.Ignored)
 	slices.SortFunc(s.tree.Files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
-	if err := s.reserved(c); err != nil {
+	paths := make([]string, len(s.tree.Files))
+	for i, f := range s.tree.Files {
+		paths[i] = f.Path
+	}
+	if err := reserved(c, paths); err != nil {
 		return err
 	}
-	s.tree.warnOfCase()
+	s.tree.warn(differInCase(paths))
 	return s.secrets(c.Secrets)
 }
 
@@ -268,14 +272,20 @@ func typeName(mode fs.FileMode) string {
 }
 
 // reserved refuses files where an instance puts something of its own.
-func (s *scanner) reserved(c *config.Config) error {
-	for _, f := range s.tree.Files {
-		if f.Path == c.Stamp {
-			return fmt.Errorf("file %q has the name of `stamp`, which every instance writes itself", f.Path)
+func reserved(c *config.Config, paths []string) error {
+	within := "."
+	for _, p := range paths {
+		if p == c.Stamp {
+			return fmt.Errorf("file %q has the name of `stamp`, which every instance writes itself", p)
 		}
-		for dir := path.Dir(f.Path); dir != "."; dir = path.Dir(dir) {
+		dir := path.Dir(p)
+		if dir == within { // as the one before
+			continue
+		}
+		within = dir
+		for ; dir != "."; dir = path.Dir(dir) {
 			if _, ok := c.Shared[dir]; ok {
-				return advise(fmt.Errorf("directory %q is in `shared` but not empty: %q would be hidden", dir, f.Path),
+				return advise(fmt.Errorf("directory %q is in `shared` but not empty: %q would be hidden", dir, p),
 					"put it into "+ignoreFile)
 			}
 		}
@@ -283,21 +293,28 @@ func (s *scanner) reserved(c *config.Config) error {
 	return nil
 }
 
-// warnOfCase names a pair of files or directories that are one on some developers' machines.
-func (t *Tree) warnOfCase() {
-	seen := map[string]string{}
-	for _, f := range t.Files {
-		for name := f.Path; name != ""; name = name[:max(strings.LastIndexByte(name, '/'), 0)] {
+// warn adds a warning, unless it is "".
+func (t *Tree) warn(text string) {
+	if text != "" {
+		t.Warnings = append(t.Warnings, text)
+	}
+}
+
+// differInCase names a pair of files or directories that are one on some developers' machines; "" where there is none.
+func differInCase(paths []string) string {
+	seen := make(map[string]string, len(paths))
+	for _, name := range paths {
+		for ; name != ""; name = name[:max(strings.LastIndexByte(name, '/'), 0)] {
 			lower := strings.ToLower(name)
 			other, ok := seen[lower]
 			if ok && other == name {
 				break // what is above was seen with it
 			}
 			if ok {
-				t.Warnings = append(t.Warnings, fmt.Sprintf("%q and %q differ only in case", other, name))
-				return
+				return fmt.Sprintf("%q and %q differ only in case", other, name)
 			}
 			seen[lower] = name
 		}
 	}
+	return ""
 }
