@@ -71,11 +71,7 @@ reproducible: ## the committed state, built in two directories, once from nothin
 	for command in agent push; do cmp "$$tmp/one/$$command" "$$tmp/another/place/$$command"; sha256sum < "$$tmp/one/$$command" | sed "s/-/$$command/"; done
 
 fuzz: ## every fuzz target for FUZZTIME; what it finds goes into testdata/fuzz
-	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' internal | xargs -n 1 dirname | sort -u); do \
-		for target in $$(grep -ho --include='*_test.go' -r '^func Fuzz[A-Za-z0-9_]*' $$dir | sed 's/func //' | sort); do \
-			echo "$$dir $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$dir; \
-		done; \
-	done
+	.ci/fuzz $(FUZZTIME)
 
 # A release waits for it; continuous integration does not, which would fail on a day when nothing was changed.
 vulncheck: $(TOOLS)/govulncheck-$(GOVULNCHECK) ## known vulnerabilities, where the database can be reached
