@@ -16,10 +16,10 @@ import (
 	"s3pulldeploy/internal/release"
 )
 
-// connections is the number of ranges read at a time: two for each processor, four to eight. Two processors unpack some 50 MB/s,
-// which four connections bring from 13 MB/s each on, and what a connection has in its buffers is lost when the agent is killed. Each has one frame in memory as it is stored, and each processor one
-// decompressed, of at most [release.MaxFrame]: 64 MiB on 8 processors, whatever the release, and a quarter of that where there are no
-// large files, as small ones share frames of 1 MiB.
+// connections is the number of ranges read at a time: two for each processor, four to eight. Two processors unpack some 50 MB/s, which four
+// connections bring at 13 MB/s each; more only have more in their buffers, which is lost when the agent is killed. Each has one frame in
+// memory as it is stored, and each processor one decompressed, of at most [release.MaxFrame]: 64 MiB on 8 processors, whatever the release,
+// and a quarter of that where there are no large files, as small ones share frames of 1 MiB.
 func connections() int { return min(max(4, 2*runtime.GOMAXPROCS(0)), 8) }
 
 // pulling is the way of a packed release's missing contents from S3 to the disk.

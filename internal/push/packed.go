@@ -203,7 +203,7 @@ func (s *session) pack(ctx context.Context, p *parcel) (err error) {
 func (s *session) describe(ctx context.Context, p *parcel) error {
 	var object []byte
 	var encoding errgroup.Group
-	encoding.Go(func() (err error) { // while the delta is made, and sent, if it is whatever the manifest takes
+	encoding.Go(func() (err error) { // while the delta is made and, where it carries contents, sent
 		object, err = p.built.Encode()
 		return err
 	})
