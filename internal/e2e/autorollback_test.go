@@ -96,7 +96,8 @@ func rollsItselfBack(t *testing.T, w *world) {
 		serving(t, a, "one")
 	}
 	line, _, _ := strings.Cut(s.push("-status").stdout, "\n")
-	if !strings.HasPrefix(line, o.Release+" was rolled back: 3 of 3 failed") || !strings.Contains(line, answer) {
+	// The second failure is above the guard: the coordinator need not see the third.
+	if !regexp.MustCompile("^"+o.Release+" was rolled back: [23] of 3 failed ").MatchString(line) || !strings.Contains(line, answer) {
 		t.Errorf("push -status begins with %q", line)
 	}
 	headline := s.name + ": deploy of " + o.Release + " failed and was taken back"

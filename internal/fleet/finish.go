@@ -57,8 +57,10 @@ func (f fate) spoilt(g Guard) bool {
 		}
 		checks += s.checks
 	}
-	return !g.Allows(checks, f.served+len(f.failed)+len(f.pending))
+	return !g.Allows(checks, f.counted())
 }
+
+func (f fate) counted() int { return f.served + len(f.failed) + len(f.pending) }
 
 func (m Member) alive() bool { return m.Missed == 0 }
 
@@ -67,10 +69,11 @@ func (f fate) healthy(g Guard) bool {
 	return len(f.pending) == 0 && f.served > len(f.failed) && g.Allows(len(f.failed), f.served+len(f.failed))
 }
 
+// reason is for people. Of how many it was is the number that the guard is asked about: those still to report are part of it.
 func (f fate) reason() string {
 	switch {
 	case len(f.failed) > 0:
-		return fmt.Sprintf("%d of %d failed after the flip: %s", len(f.failed), f.served+len(f.failed), some(f.failed))
+		return fmt.Sprintf("%d of %d failed after the flip: %s", len(f.failed), f.counted(), some(f.failed))
 	case len(f.pending) > 0:
 		return "not reported in time: " + some(f.pending)
 	}

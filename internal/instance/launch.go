@@ -79,7 +79,13 @@ func (l *Launch) Run(ctx context.Context, served <-chan struct{}) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-late.C:
-			return fmt.Errorf("launch hook %s: does not serve after %v, no more heartbeats: Auto Scaling decides", l.o.Hook, l.long)
+			select {
+			case <-served: // at the last moment: one try
+				waiting = false
+				late.Reset(0)
+			default:
+				return fmt.Errorf("launch hook %s: does not serve after %v, no more heartbeats: Auto Scaling decides", l.o.Hook, l.long)
+			}
 		case <-served:
 			waiting = false
 		case <-tick.C:

@@ -192,6 +192,7 @@ func TestLaunchGivesUpAndSaysWhy(t *testing.T) {
 	if err := l.Run(t.Context(), closed()); !errors.Is(err, ErrNoGroup) {
 		t.Errorf("error is %v, want %v", err, ErrNoGroup)
 	}
+	l.long = time.Hour
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := l.Run(ctx, make(chan struct{})); !errors.Is(err, context.Canceled) {
