@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -80,7 +81,15 @@ func createTable(t *testing.T, endpoint, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := table.NewDynamo(table.Options{Config: cfg, Endpoint: endpoint, Name: name}).Init(t.Context()); err != nil {
+	db := table.NewDynamo(table.Options{Config: cfg, Endpoint: endpoint, Name: name, Timeout: time.Minute})
+	if _, err := db.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// The first request of a kind takes a server that has just started longer than an agent waits.
+	if _, err := db.Get(t.Context(), fleet.Key{Partition: "none", Sort: "none"}, true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Query(t.Context(), "none", "", true); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -19,6 +19,9 @@ import (
 // come two minutes before the end.
 const lookEvery = 5 * time.Second
 
+// silentLooks is how many looks in a row may go unanswered before a machine that was away is taken for one that stays: a minute.
+const silentLooks = 12
+
 // ErrAway: the machine is about to go, or in a warm pool, and is no member of the fleet.
 var ErrAway = errors.New("not in the fleet")
 
@@ -73,7 +76,8 @@ func (l lifecycle) watched() func(context.Context) (instance.Lifecycle, error) {
 }
 
 // await waits until the machine is to be a member. One that enters a warm pool does not serve there, so its launch is completed at
-// once: the pool takes it, and the hook comes again when it leaves the pool. A single pass does not wait.
+// once: the pool takes it, and the hook comes again when it leaves the pool. A single pass does not wait. A metadata service that does
+// not answer changes nothing: who was never said to be away joins, and who was waits on.
 func (l lifecycle) await(ctx context.Context, service Service, once bool) error {
 	if !l.onEC2 {
 		return nil
@@ -84,16 +88,21 @@ func (l lifecycle) await(ctx context.Context, service Service, once bool) error 
 	defer cancel()
 	tick := time.NewTicker(l.every)
 	defer tick.Stop()
-	said, completing := "", false
+	said, completing, silent := "", false, 0
 	for {
 		now, err := l.look(ctx)
-		if err != nil || !now.Away() {
-			return nil
+		if err != nil {
+			silent++
+		} else {
+			silent = 0
 		}
-		if once {
+		switch {
+		case err == nil && !now.Away(), err != nil && (said == "" || silent > silentLooks):
+			return nil
+		case once:
 			return fmt.Errorf("%w: %w: %s", ErrOnce, ErrAway, now.Reason)
 		}
-		if now.Reason != said {
+		if err == nil && now.Reason != said {
 			said = now.Reason
 			l.log.Info("not in the fleet", "reason", said)
 			service.Status("not in the fleet: " + said)

@@ -55,6 +55,7 @@ type ec2 struct {
 	*httptest.Server
 	mu     sync.Mutex
 	state  string
+	ill    int // questions for the state that are refused from now on
 	called chan string
 }
 
@@ -79,6 +80,11 @@ func (e *ec2) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", "60")
 		fmt.Fprint(w, "token")
 	case "autoscaling/target-lifecycle-state":
+		if e.ill > 0 {
+			e.ill--
+			http.Error(w, "", http.StatusForbidden) // not tried again within a look
+			return
+		}
 		fmt.Fprint(w, e.state)
 	case "instance-id":
 		fmt.Fprint(w, "i-0123456789abcdef0")
@@ -153,6 +159,28 @@ func TestWarmPoolTakesTheMachineAndItJoinsWhenItComesOut(t *testing.T) {
 	}
 	if got, _ := l.launch(t.Context(), s); len(s.ready) != 2 || got != Service(s) {
 		t.Errorf("the service heard %d times that it is ready, and the next life launches again: %v", len(s.ready), got != Service(s))
+	}
+}
+
+func TestMachineInAWarmPoolStaysThereWhileNobodyAnswers(t *testing.T) {
+	e := newEC2(t, "Warmed:Stopped")
+	l := e.lifecycle()
+	for _, c := range []struct{ refused, left int }{{silentLooks, 0}, {10 * silentLooks, 9*silentLooks - 1}} {
+		done := make(chan error, 1)
+		go func() { done <- l.await(t.Context(), &service{}, false) }()
+		e.expect(t, "CompleteLifecycleAction") // it is in the pool
+		e.mu.Lock()
+		e.state, e.ill = "InService", c.refused
+		e.mu.Unlock()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		e.mu.Lock()
+		if e.ill != c.left {
+			t.Errorf("it joined with %d of %d refusals left, want %d", e.ill, c.refused, c.left)
+		}
+		e.state, e.ill = "Warmed:Stopped", 0
+		e.mu.Unlock()
 	}
 }
 

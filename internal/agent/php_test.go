@@ -296,7 +296,7 @@ func TestAPoolThatGivesNoAnswerIsWaitedForLongerThanTheHandover(t *testing.T) {
 func TestWhatWasReloadedIsCompiledAgainThoughAnotherUnitMayNotBe(t *testing.T) {
 	reloaded, kept := newPool(t), newPool(t)
 	m, _ := settler(t, "true", reloaded, kept)
-	m.cfg.Opcache.Mode, m.cfg.Restart, m.handover = "warm", []string{"php*-fpm.service"}, time.Second
+	m.cfg.Opcache.Mode, m.cfg.Restart, m.handover = "warm", []string{"php*-fpm.service"}, 3*time.Second
 	if err := os.WriteFile(filepath.Join(m.cfg.Root, string(r1), "a.php"), []byte("<?php"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -481,10 +481,11 @@ func TestRoomIsMadeAfterTheRolloutUnderALeaseByOneInstanceAtATime(t *testing.T) 
 	boxes := []*box{full("i-1"), full("i-2")}
 	r.push(r1)
 	r.live(r1, liveTime, boxes...)
-	r.until("room on both", liveTime, func() bool {
+	r.until("room on both, and nobody's turn", liveTime, func() bool {
+		turn, err := r.table.Get(context.Background(), fleet.Key{Partition: "bucket/promo", Sort: "turn#opcache"}, true)
 		mu.Lock()
 		defer mu.Unlock()
-		return len(emptied) == 2
+		return len(emptied) == 2 && err == nil && turn["owner"] == ""
 	})
 }
 

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -216,10 +217,16 @@ func (r *rig) push(id release.ID) {
 func (r *rig) point(id release.ID, files int, lines ...string) {
 	r.seq = max(r.seq+1, time.Now().Unix())
 	r.bucket.point([]byte(strings.Join(append([]string{string(id), fmt.Sprint(r.seq), fmt.Sprint(files)}, lines...), "\n")))
-	if h := r.head(); h.Epoch > 0 {
-		if _, err := r.ledger().Request(context.Background(), h, fleet.Item{"hint": r.seq}); err != nil {
-			r.t.Fatal(err)
+	err := fleet.ErrOvertaken // by an agent that has read the pointer
+	for errors.Is(err, fleet.ErrOvertaken) {
+		h := r.head()
+		if h.Epoch == 0 {
+			return
 		}
+		_, err = r.ledger().Request(context.Background(), h, fleet.Item{"hint": r.seq})
+	}
+	if err != nil {
+		r.t.Fatal(err)
 	}
 }
 

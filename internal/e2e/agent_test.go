@@ -213,7 +213,7 @@ func (a *agent) get(path string, out any) (code int, err error) {
 
 // ask asks the status socket.
 func (a *agent) ask(path string) (code int, text string, err error) {
-	client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{
+	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(a.dir, a.site.name+".sock"))

@@ -22,7 +22,7 @@ func (a *agent) checked() string {
 		}
 	}))
 	a.site.t.Cleanup(site.Close)
-	return fmt.Sprintf("health_check: {url: %q, attempts: 2, timeout: 1s}", site.URL)
+	return fmt.Sprintf("health_check: {url: %q, attempts: 2, timeout: 30s}", site.URL)
 }
 
 // startChecked starts an agent with a health check of what it serves.

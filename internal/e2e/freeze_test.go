@@ -41,8 +41,9 @@ func freezes(t *testing.T, w *world) {
 		}
 		return ""
 	})
+	s.await(joinTime, "one to say that it lifted it", func() string { return missing(a.logged("freeze is over")+b.logged("freeze is over"), 1) })
+	s.live(2, files("three"))
 	if n := a.logged("freeze is over") + b.logged("freeze is over"); n != 1 {
 		t.Errorf("%d agents lifted it", n)
 	}
-	s.live(2, files("three"))
 }

@@ -149,10 +149,11 @@ func repliesLost(t *testing.T, w *world) {
 	epoch := n.record.now().epoch
 	a, _, witness := n.last()
 	table := n.tables[2]
-	a.arm("A2=error:another one opens,A6=sleep:1s@1")
+	a.arm("A2=error:another one opens,A6=wait@1")
 	push := n.deployNext()
 	a.awaitFired("A6", 1)
 	table.DropReplies()
+	a.arm("A2=error:another one opens")
 	deaf := time.Now()
 	n.awaitHead(joinTime, epoch+1, "commit")
 	n.await(joinTime, "the others flip", func() string {
@@ -223,12 +224,15 @@ func tableAway(t *testing.T, w *world) {
 	n := wire(t, w)
 	epoch := n.record.now().epoch
 	for _, a := range n.agents {
-		a.arm("A6=sleep:3s@1")
+		a.arm("A6=wait@1")
 	}
 	push := n.deployNext()
 	n.awaitHead(joinTime, epoch+1, "prepare")
 	for i, h := range n.hosts {
 		h.Cut(n.tables[i])
+	}
+	for _, a := range n.agents {
+		a.arm("")
 	}
 	n.await(30*time.Second, "all isolated", func() string {
 		for _, a := range n.agents {

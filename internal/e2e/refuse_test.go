@@ -190,7 +190,7 @@ func unhealthy(t *testing.T, w *world) {
 		}
 	}))
 	t.Cleanup(site.Close)
-	a := s.startAgent("i-0", fmt.Sprintf("health_check: {url: %q, attempts: 2, timeout: 1s, rollback: false}", site.URL))
+	a := s.startAgent("i-0", fmt.Sprintf("health_check: {url: %q, attempts: 2, timeout: 30s, rollback: false}", site.URL))
 	s.awaitPhase(joinTime, "serve", a)
 	s.live(1, files("one"))
 	ill.Store(true)

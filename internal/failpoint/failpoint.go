@@ -24,6 +24,7 @@
 //	A8=sleep:5s           waits
 //	A9=error:EIO          the step fails, as a file operation does with that error number; any other text is the error's
 //	A4=hang               never goes on
+//	A14=wait              waits until the list is another one
 //	A11=kill@2            at the second hit only; without a number, at every hit
 //
 // Where the variable begins with a slash it names a file with that list, read anew at each hit: a test arms a process that

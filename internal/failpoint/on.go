@@ -40,20 +40,15 @@ type list struct {
 type action struct {
 	kind, what string
 	at         int
+	armed      *list
+	text       string // that it was armed with
 }
 
 // hit counts, and returns what is to happen now; the zero action is nothing.
 func (l *list) hit(step string) action {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	text := l.source
-	if strings.HasPrefix(text, "/") {
-		file, err := os.ReadFile(text)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			give(err)
-		}
-		text = strings.TrimSpace(string(file))
-	}
+	text := l.read()
 	if text != l.text || l.hits == nil {
 		actions, err := parse(text)
 		if err != nil {
@@ -66,7 +61,20 @@ func (l *list) hit(step string) action {
 	if !ok || a.at > 0 && a.at != l.hits[step] {
 		return action{}
 	}
+	a.armed, a.text = l, text
 	return a
+}
+
+// read is what is armed now.
+func (l *list) read() string {
+	if !strings.HasPrefix(l.source, "/") {
+		return l.source
+	}
+	file, err := os.ReadFile(l.source)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		give(err)
+	}
+	return strings.TrimSpace(string(file))
 }
 
 // give ends a process whose list makes no sense.
@@ -97,9 +105,9 @@ func parse(text string) (map[string]action, error) {
 		a.kind, a.what, _ = strings.Cut(does, ":")
 		_, err := time.ParseDuration(a.what)
 		switch {
-		case a.kind == "kill" && a.what == "", a.kind == "hang" && a.what == "", a.kind == "error" && a.what != "", a.kind == "sleep" && err == nil:
+		case a.kind == "kill" && a.what == "", a.kind == "hang" && a.what == "", a.kind == "wait" && a.what == "", a.kind == "error" && a.what != "", a.kind == "sleep" && err == nil:
 		default:
-			return nil, fmt.Errorf("%q: an action is kill, hang, sleep:TIME or error:TEXT", entry)
+			return nil, fmt.Errorf("%q: an action is kill, hang, wait, sleep:TIME or error:TEXT", entry)
 		}
 		actions[step] = a
 	}
@@ -125,6 +133,11 @@ func (a action) run(step string) error {
 		select {} // until it has arrived
 	case "hang":
 		select {}
+	case "wait":
+		for a.armed.read() == a.text {
+			time.Sleep(10 * time.Millisecond)
+		}
+		return nil
 	case "sleep":
 		d, _ := time.ParseDuration(a.what) // parse has tried
 		time.Sleep(d)

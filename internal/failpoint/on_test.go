@@ -48,14 +48,26 @@ func TestAFileArmsAProcessThatRuns(t *testing.T) {
 	if a := l.hit("A1"); a.kind != "kill" {
 		t.Errorf("armed: %v; hits count from the change on", a)
 	}
+	arm("A1=wait")
+	waits := l.hit("A1")
+	done := make(chan error, 1)
+	go func() { done <- waits.run("A1") }()
+	select {
+	case err := <-done:
+		t.Errorf("it did not wait: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
 	arm("")
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 	if a := l.hit("A1"); a != (action{}) {
 		t.Errorf("disarmed: %v", a)
 	}
 }
 
 func TestAListThatMakesNoSenseIsRefused(t *testing.T) {
-	for _, text := range []string{"A1", "=kill", "A1=kill@0", "A1=kill@x", "A1=kill:now", "A1=sleep:long", "A1=error:", "A1=explode"} {
+	for _, text := range []string{"A1", "=kill", "A1=kill@0", "A1=kill@x", "A1=kill:now", "A1=wait:1s", "A1=sleep:long", "A1=error:", "A1=explode"} {
 		if actions, err := parse(text); err == nil {
 			t.Errorf("%q was read as %v", text, actions)
 		}

@@ -269,10 +269,13 @@ func (w *watcher) tell(err error) {
 	if h.State == w.state {
 		return
 	}
+	was := w.state
 	w.state = h.State
 	switch h.State {
-	case fleet.Commit:
-		w.say("committed, flipping")
+	case fleet.Commit, fleet.Done: // done may be the first that is seen of it
+		if was != fleet.Commit {
+			w.say("committed, flipping")
+		}
 	case fleet.Abort:
 		w.say("aborted: %s", h.Reason)
 		if !h.Held(h.Sequence) && h.RetryAt > 0 {

@@ -146,11 +146,11 @@ func (i *Image) Rot(t testing.TB, was, is string) {
 // ReadOnly remounts the filesystem, as an operator or a kernel in trouble does, or makes it writable again.
 func (i *Image) ReadOnly(t testing.TB, on bool) {
 	t.Helper()
-	mode := "rw"
+	flags := uintptr(unix.MS_REMOUNT)
 	if on {
-		mode = "ro"
+		flags |= unix.MS_RDONLY // busy while somebody writes
 	}
-	run(t, "mount", "-o", "remount,"+mode, i.Dir)
+	patiently(t, "remount "+i.Dir, func() error { return unix.Mount("", i.Dir, "", flags, "") })
 }
 
 // Break makes writes to blocks of the disk that were never written before fail with an I/O error, until it is turned off:
@@ -171,13 +171,19 @@ func (i *Image) Break(t testing.TB, on bool) {
 // unmount waits for what has just been closed: a process that is being started holds our descriptors until it runs.
 func unmount(t testing.TB, dir string) {
 	t.Helper()
+	patiently(t, "unmount "+dir, func() error { return unix.Unmount(dir, 0) })
+}
+
+// patiently does something until nothing is busy any more.
+func patiently(t testing.TB, what string, do func() error) {
+	t.Helper()
 	for try := 0; ; try++ {
-		err := unix.Unmount(dir, 0)
+		err := do()
 		if err == nil {
 			return
 		}
 		if !errors.Is(err, unix.EBUSY) || try == 3000 {
-			t.Fatalf("unmount %s: %v", dir, err)
+			t.Fatalf("%s: %v", what, err)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
