@@ -61,14 +61,14 @@ func (g *group) end() error {
 	case <-g.exited:
 	case <-killAt:
 		g.signal(syscall.SIGKILL)
-		select {
-		case <-g.exited:
-			_ = g.cmd.Wait() // its exit code is all that this says
-			return nil
-		case <-time.After(g.grace):
+		killed, cancel := context.WithTimeout(context.Background(), grace)
+		defer cancel()
+		if g.await(killed) != nil {
 			go func() { <-g.exited; _ = g.cmd.Wait() }()
 			return errStuck
 		}
+		_ = g.cmd.Wait() // its exit code is all that this says
+		return nil
 	}
 	_ = g.cmd.Wait()
 	g.endOthers(killAt)

@@ -3,6 +3,7 @@ package hook
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -22,6 +23,7 @@ type logged struct {
 	lines   []string // the first hundred
 	bytes   int
 	longest int
+	last    time.Time // when the last one came
 }
 
 func newLogged() *logged { return &logged{Handler: slog.DiscardHandler} }
@@ -34,6 +36,7 @@ func (l *logged) Handle(_ context.Context, r slog.Record) error {
 	r.Attrs(func(a slog.Attr) bool {
 		if a.Key == "line" {
 			line := a.Value.String()
+			l.last = time.Now()
 			l.bytes += len(line)
 			l.longest = max(l.longest, len(line))
 			if len(l.lines) < 100 {
@@ -125,25 +128,33 @@ func TestEndBySignalCountsLikeInAShell(t *testing.T) {
 	}
 }
 
+// cutShort runs a command under a timeout that it does not meet, and that is long enough for it to get as far as to print said.
+func cutShort(t *testing.T, s Spec, said string) (Result, time.Duration, error) {
+	t.Helper()
+	for s.Timeout = 200 * time.Millisecond; ; s.Timeout *= 2 {
+		r, err := Run(t.Context(), s)
+		if strings.Contains(r.Tail, said) || s.Timeout > 10*time.Second {
+			return r, s.Timeout, err
+		}
+	}
+}
+
 func TestTimeoutEndsTheWholeGroup(t *testing.T) {
-	r, err := Run(t.Context(), Spec{
-		Name: "x", Timeout: 200 * time.Millisecond,
-		Command: "sleep 1000 & echo $!; echo waiting; wait",
-	})
+	r, timeout, err := cutShort(t, Spec{Name: "x", Command: "sleep 1000 & echo $!; echo waiting; wait"}, "waiting\n")
 	if !errors.Is(err, ErrTimeout) {
 		t.Fatalf("error is %v, want ErrTimeout", err)
 	}
-	if want := "hook x: timed out after 200ms: waiting"; err.Error() != want {
+	if want := fmt.Sprintf("hook x: timed out after %v: waiting", timeout); err.Error() != want {
 		t.Errorf("message is %q, want %q", err, want)
 	}
 	gone(t, r.Tail)
 }
 
 func TestWhoIgnoresSIGTERMIsKilledAfterTheGrace(t *testing.T) {
-	r, err := Run(t.Context(), Spec{
-		Name: "x", Timeout: 200 * time.Millisecond, grace: 100 * time.Millisecond,
+	r, _, err := cutShort(t, Spec{
+		Name: "x", grace: 100 * time.Millisecond,
 		Command: `trap "" TERM; sleep 1000 & echo $!; wait; wait; sleep 1000`,
-	})
+	}, "\n")
 	if !errors.Is(err, ErrTimeout) || r.ExitCode != 137 {
 		t.Fatalf("got %v and %+v, want ErrTimeout and 137", err, r)
 	}
@@ -151,10 +162,10 @@ func TestWhoIgnoresSIGTERMIsKilledAfterTheGrace(t *testing.T) {
 }
 
 func TestCleanUpAfterSIGTERMIsStillLogged(t *testing.T) {
-	r, err := Run(t.Context(), Spec{
-		Name: "x", Timeout: 200 * time.Millisecond,
+	r, _, err := cutShort(t, Spec{
+		Name: "x", grace: 30 * time.Second,
 		Command: `trap 'echo cleaned; exit 0' TERM; echo ready; sleep 1000 & wait`,
-	})
+	}, "ready\n")
 	if !errors.Is(err, ErrTimeout) || r.Tail != "ready\ncleaned\n" {
 		t.Errorf("got %v and tail %q, want ErrTimeout and both lines", err, r.Tail)
 	}
@@ -197,13 +208,20 @@ func TestSilenceEndsACommandAndTalkKeepsIt(t *testing.T) {
 	if !errors.Is(err, ErrIdle) {
 		t.Errorf("error is %v, want ErrIdle", err)
 	}
-	_, err = Run(t.Context(), Spec{
-		Name: "x", Idle: time.Second,
-		Command: "for i in 1 2 3 4 5 6; do echo $i; sleep 0.25; done",
-	})
-	if err != nil {
-		t.Errorf("a command that goes on printing was ended: %v", err)
+	for range 10 { // a machine that stalls may make any command silent
+		log := newLogged()
+		_, err := Run(t.Context(), Spec{
+			Name: "x", Idle: time.Second, Logger: slog.New(log),
+			Command: "for i in 1 2 3 4 5 6; do echo $i; sleep 0.25; done",
+		})
+		if err == nil {
+			return
+		}
+		if quiet := time.Since(log.last); !errors.Is(err, ErrIdle) || quiet < time.Second {
+			t.Fatalf("a command that printed %v ago was ended: %v", quiet, err)
+		}
 	}
+	t.Error("a command that goes on printing was ended each time")
 }
 
 func TestCancellationIsTheErrorWithItsCause(t *testing.T) {
@@ -250,6 +268,39 @@ func TestEndlessLineIsLoggedWholeInPieces(t *testing.T) {
 	}
 	if r.Tail != strings.Repeat("x", tailSize) {
 		t.Errorf("tail has %d bytes", len(r.Tail))
+	}
+}
+
+func TestWhatThePipeHoldsCountsThoughItsTimeIsOver(t *testing.T) {
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer write.Close() // held, as by who left the group
+	text := strings.Repeat("x", pipeSize-len("the end\n")) + "the end\n"
+	if _, err := write.WriteString(text); err != nil {
+		t.Fatal(err)
+	}
+	if err := read.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	log := newLogged()
+	o := newOutput(slog.New(log), "x")
+	o.pump(read)
+	if tail := o.finish(); !strings.HasSuffix(tail, "the end\n") || log.bytes != len(text)-1 {
+		t.Errorf("%d bytes logged, want %d; tail ends with %q", log.bytes, len(text)-1, last([]byte(tail), 10))
+	}
+}
+
+func TestShellThatEndsWithItsTimeHasEnded(t *testing.T) {
+	g := &group{exited: make(chan struct{})}
+	close(g.exited)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 {
+		if err := g.await(ctx); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -2,16 +2,20 @@ package hook
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"os"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
 	tailSize  = 4 << 10      // kept of the output, and the longest line of the log
-	drainTime = time.Second  // for what the pipe still holds (64 KB) when the group is gone
+	pipeSize  = 64 << 10     // that Linux gives a pipe
+	drainTime = time.Second  // for what the pipe still holds when the group is gone
 	briefSize = 200          // of an error's message: a member's row and a status line have no more room
 	chunkSize = 2 * tailSize // of one read
 )
@@ -42,16 +46,45 @@ func (o *output) pump(read *os.File) {
 		buf := make([]byte, chunkSize)
 		for {
 			n, err := read.Read(buf)
-			if n > 0 {
-				o.heard()
-				o.keep(buf[:n])
-				o.log(buf[:n])
+			o.take(buf[:n])
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				o.rest(buf)
 			}
 			if err != nil {
 				return
 			}
 		}
 	}()
+}
+
+// rest takes what the pipe holds, without waiting for more: after its deadline Read no longer looks.
+func (o *output) rest(buf []byte) {
+	pipe, err := o.read.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = pipe.Control(func(fd uintptr) {
+		for left := pipeSize; left > 0; {
+			n, err := unix.Read(int(fd), buf)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil || n == 0 { // EAGAIN: it is empty
+				return
+			}
+			o.take(buf[:n])
+			left -= n
+		}
+	})
+}
+
+func (o *output) take(p []byte) {
+	if len(p) == 0 {
+		return
+	}
+	o.heard()
+	o.keep(p)
+	o.log(p)
 }
 
 // finish waits for the rest of the output, which is short when only a process that left the group
