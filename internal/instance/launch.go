@@ -100,11 +100,14 @@ func (l *Launch) finish(ctx context.Context, tick, late <-chan time.Time) error 
 	defer settled.Stop()
 	for {
 		err := l.complete(ctx)
+		var enough <-chan time.Time // after an error nobody knows what Auto Scaling waits for
 		switch {
 		case err == nil:
 			l.o.Log.Info("launch completed", "hook", l.o.Hook, "group", l.group)
 			return nil
-		case !errors.Is(err, errNoAction):
+		case errors.Is(err, errNoAction):
+			enough = settled.C
+		default:
 			l.trouble("launch hook: not completed", err)
 			settled.Reset(l.settling)
 		}
@@ -113,7 +116,7 @@ func (l *Launch) finish(ctx context.Context, tick, late <-chan time.Time) error 
 			return context.Cause(ctx)
 		case <-late:
 			return fmt.Errorf("launch hook %s: not completed: %w", l.o.Hook, err)
-		case <-settled.C:
+		case <-enough:
 			l.o.Log.Info("launch needs no completing", "hook", l.o.Hook)
 			return nil
 		case <-tick:

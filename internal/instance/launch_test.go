@@ -189,6 +189,7 @@ func TestLaunchGivesUpAndSaysWhy(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "does not serve after") || !strings.Contains(log.String(), "instance_metadata_tags") {
 		t.Errorf("error is %v, log:\n%s", err, log)
 	}
+	l.settling = 0 // an error settles nothing
 	if err := l.Run(t.Context(), closed()); !errors.Is(err, ErrNoGroup) {
 		t.Errorf("error is %v, want %v", err, ErrNoGroup)
 	}
