@@ -41,9 +41,12 @@ const (
 	SourceHostname = "hostname"
 )
 
+// patience is for all requests of one call. On EC2 an answer takes milliseconds. A variable for tests.
+var patience = time.Second
+
 const (
-	// patience is for all requests of one call. On EC2 an answer takes milliseconds.
-	patience = time.Second
+	// backoff is the most between two tries. Soon after the boot a first request may be lost; a second one must fit into our patience.
+	backoff = 200 * time.Millisecond
 	// answerSize is the most that is read of one value.
 	answerSize = 4 << 10
 	// assetTag is where the firmware of Nitro instances has the id.
@@ -120,8 +123,8 @@ func newMetadata(endpoint string) *metadata {
 			t.Proxy = nil
 			t.DisableKeepAlives = true
 		}),
-		// Soon after the boot a first request may be lost; a second one must fit into our patience.
-		Retryer: retry.NewStandard(func(o *retry.StandardOptions) { o.MaxBackoff = patience / 5 }),
+		Retryer:                  retry.NewStandard(func(o *retry.StandardOptions) { o.MaxBackoff = backoff }),
+		DisableDefaultMaxBackoff: true, // which puts a second in the place of ours
 	}
 	if endpoint != "" {
 		o.ClientEnableState = imds.ClientEnabled // an address in the settings overrides the environment
