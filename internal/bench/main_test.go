@@ -70,8 +70,10 @@ func smallLab(t *testing.T) *lab {
 	}
 	s, err := l.site(l.dir)
 	must(t, err)
-	_, _, err = l.measure(t.Context(), command{args: []string{l.push, "-config=" + s.config, "-init"}})
-	must(t, err)
+	testenv.Patiently(t, func() error {
+		_, _, err := l.measure(t.Context(), command{args: []string{l.push, "-config=" + s.config, "-init"}})
+		return err
+	})
 	return l
 }
 

@@ -127,26 +127,24 @@ type squad struct {
 	wg     sync.WaitGroup
 }
 
-func dial(t *testing.T, name string) *table.Dynamo {
+// dial is a table whose requests may take so long; 0: as long as an agent's.
+func dial(t *testing.T, name string, timeout time.Duration) *table.Dynamo {
 	t.Helper()
 	endpoint := testenv.DynamoDB(t) // and credentials
 	cfg, err := account.Load(t.Context(), account.Options{OwnEndpoints: true})
 	must(err)
-	return table.NewDynamo(table.Options{Config: cfg, Endpoint: endpoint, Name: name})
+	return table.NewDynamo(table.Options{Config: cfg, Endpoint: endpoint, Name: name, Timeout: timeout})
 }
 
 // newTable makes a table of that name.
 func newTable(t *testing.T, name, scope string) *fleet.Ledger {
 	t.Helper()
-	tbl := dial(t, name)
-	// The first request to a DynamoDB Local that has just started may take longer than a request may.
-	for try := 0; ; try++ {
-		if _, err := tbl.Init(t.Context()); err == nil {
-			return fleet.NewLedger(tbl, scope, token)
-		} else if try == 5 {
-			t.Fatal(err)
-		}
-	}
+	tbl := dial(t, name, 30*time.Second) // the test's own requests may not be late
+	testenv.Patiently(t, func() error {
+		_, err := tbl.Init(t.Context())
+		return err
+	})
+	return fleet.NewLedger(tbl, scope, token)
 }
 
 // enlist starts n agents on one new table, a few at a time, and waits until they serve the first release.
@@ -159,7 +157,7 @@ func enlist(t *testing.T, n int) *squad {
 	dir := t.TempDir()
 	s.publish("r0")
 	for i := range n {
-		tbl := dial(t, name)
+		tbl := dial(t, name, 0)
 		s.tables = append(s.tables, tbl)
 		s.start(ctx, filepath.Join(dir, fmt.Sprint(i)), fmt.Sprintf("i-%04d", i), tbl)
 	}

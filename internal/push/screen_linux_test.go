@@ -208,9 +208,13 @@ func TestAStatusIsDrawnInPlace(t *testing.T) {
 	call := func(ctx context.Context, out io.Writer, args ...string) int {
 		return Main(ctx, append([]string{"-config=" + file}, args...), strings.NewReader(""), out, out)
 	}
-	if code := call(t.Context(), io.Discard, "-init"); code != exitDone {
-		t.Fatalf("-init: exit code %d", code)
-	}
+	testenv.Patiently(t, func() error {
+		var said strings.Builder
+		if code := call(t.Context(), &said, "-init"); code != exitDone {
+			return errors.New(said.String())
+		}
+		return nil
+	})
 	g := newGlass(t, 24)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan int, 1)

@@ -55,9 +55,13 @@ func TestWatchSaysWhatChangesAndEndsWellWhenInterrupted(t *testing.T) {
 	call := func(ctx context.Context, out *paper, args ...string) int {
 		return Main(ctx, append([]string{"-config=" + file}, args...), strings.NewReader(""), out, out)
 	}
-	if code := call(t.Context(), &paper{}, "-init"); code != exitDone {
-		t.Fatalf("-init: exit code %d", code)
-	}
+	testenv.Patiently(t, func() error {
+		var said paper
+		if code := call(t.Context(), &said, "-init"); code != exitDone {
+			return errors.New(said.String())
+		}
+		return nil
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	lines, objects, codes := &paper{}, &paper{}, make(chan int, 2)

@@ -72,7 +72,10 @@ func newWorld(t *testing.T, root, deb, push string) *world {
 	w.net.pass(awsIP+":8000", "tcp", strings.TrimPrefix(w.dynamodb, "http://"))
 	w.net.pass(dbIP+":3306", "unix", w.database())
 	check(t, os.WriteFile(w.config(), []byte(w.settings(w.s3.Endpoint, w.dynamodb)), 0o644))
-	w.run("-init")
+	testenv.Patiently(t, func() error {
+		_, err := w.tryRun("-init")
+		return err
+	})
 	return w
 }
 

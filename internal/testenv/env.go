@@ -102,6 +102,21 @@ func Bin(t testing.TB, name string, tags ...string) string {
 	return path
 }
 
+// Patiently does what needs a server, and for up to a minute again while the error says that it is unavailable: the first
+// request to a DynamoDB Local that has just started may take longer than a request may.
+func Patiently(t testing.TB, do func() error) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; {
+		err := do()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) || !strings.Contains(err.Error(), "unavailable") {
+			t.Fatal(err)
+		}
+	}
+}
+
 var names atomic.Int64
 
 // Name is a new name for a bucket, a table or a site that belongs to the test, at most 40 letters of
