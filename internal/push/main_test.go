@@ -92,7 +92,7 @@ func scriptTable(ts *testscript.TestScript) *table.Dynamo {
 	endpoint, _, _ := strings.Cut(rest, `"`)
 	aws, err := account.Load(context.Background(), account.Options{OwnEndpoints: true})
 	ts.Check(err)
-	return table.NewDynamo(table.Options{Config: aws, Endpoint: endpoint, Name: ts.Getenv("BUCKET")})
+	return table.NewDynamo(table.Options{Config: aws, Endpoint: endpoint, Name: ts.Getenv("BUCKET"), Timeout: 30 * time.Second})
 }
 
 func cmdObjects(ts *testscript.TestScript, _ bool, _ []string) {
@@ -272,7 +272,7 @@ func TestCheckNamesEachWriteThatIsDenied(t *testing.T) {
 	}
 	aws, err := account.Load(t.Context(), account.Options{OwnEndpoints: true})
 	if err == nil {
-		_, err = table.NewDynamo(table.Options{Config: aws, Endpoint: dynamo, Name: bucket}).Init(t.Context())
+		_, err = table.NewDynamo(table.Options{Config: aws, Endpoint: dynamo, Name: bucket, Timeout: 30 * time.Second}).Init(t.Context())
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"s3pulldeploy/internal/config"
 	"s3pulldeploy/internal/fleet"
@@ -60,8 +61,8 @@ func (r *packedRig) ledger() (*config.Config, *fleet.Ledger) {
 		r.Fatal(err)
 	}
 	n := 0
-	l := fleet.NewLedger(table.NewDynamo(table.Options{Config: r.aws, Endpoint: c.Endpoints.DynamoDB, Name: c.Table}), c.Scope(),
-		func() string { n++; return strings.Repeat("t", n) })
+	t := table.NewDynamo(table.Options{Config: r.aws, Endpoint: c.Endpoints.DynamoDB, Name: c.Table, Timeout: 30 * time.Second})
+	l := fleet.NewLedger(t, c.Scope(), func() string { n++; return strings.Repeat("t", n) })
 	l.Keys = c.Keyring()
 	return c, l
 }

@@ -261,13 +261,14 @@ func (s *session) putDelta(ctx context.Context, p *parcel, delta []byte) error {
 	defer cancel(nil)
 	if p.inlined && len(p.kept) > 0 && len(delta) > release.MinPackSize {
 		watch.Go(func() {
-			tick := time.NewTicker(cmp.Or(s.judges, packTime))
-			defer tick.Stop()
+			ticker := time.NewTicker(packTime)
+			defer ticker.Stop()
+			tick := cmp.Or(s.judges, ticker.C)
 			for last := int64(0); ; {
 				select {
 				case <-ctx.Done():
 					return
-				case <-tick.C:
+				case <-tick:
 				}
 				now := sent.Load()
 				if int64(len(delta))-now > worthPacks*(now-last) {

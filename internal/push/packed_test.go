@@ -274,8 +274,8 @@ func TestAFileThatChangesWhileItIsUploadedFailsThePush(t *testing.T) {
 	for name, size := range map[string]int{"small": 1000, "large": 5 << 20} {
 		r := newPackedRig(t, map[string]string{"steady": "1", "unsteady": noise(1, size)})
 		var once atomic.Bool
-		r.wire.lets(func(string, *http.Request) bool { // the tree was hashed, and nothing was uploaded
-			if once.CompareAndSwap(false, true) {
+		r.wire.lets(func(request string, _ *http.Request) bool { // the tree was hashed, and nothing was uploaded
+			if strings.HasSuffix(request, " shop/m/") && once.CompareAndSwap(false, true) {
 				r.write("unsteady", noise(2, size))
 			}
 			return true
@@ -386,21 +386,16 @@ func TestContentsOfAnyKeptReleaseAreNotUploaded(t *testing.T) {
 	r.pull()
 }
 
-func TestTenThousandFilesArePushedQuickly(t *testing.T) {
+func TestTenThousandFilesTakeAHandfulOfRequests(t *testing.T) {
 	r := newPackedRig(t, nil)
 	for i := range 10_000 {
 		r.write(fmt.Sprintf("d%d/s%d/f%d.php", i%10, i%100, i), fmt.Sprintf("<?php return %d;", i))
 	}
-	began := time.Now()
 	_, requests := r.deploy()
-	took := time.Since(began)
 	r.write("d1/new.php", "<?php")
-	began = time.Now()
 	result, small := r.deploy()
-	t.Logf("first %v, %d requests; one file %v, %d requests", took, len(requests), time.Since(began), len(small))
-	// One request a file would be 10,000, and take minutes; 20 s are for a machine with other work.
-	if len(requests) > 8 || took > 20*time.Second || len(small) > 4 || result.UnchangedFiles != 10_000 {
-		t.Errorf("%d requests in %v, then %d, %+v", len(requests), took, len(small), result)
+	if len(requests) > 8 || len(small) > 4 || result.UnchangedFiles != 10_000 { // one request a file would be minutes
+		t.Errorf("%d requests, then %d, %+v", len(requests), len(small), result)
 	}
 	r.pull()
 }

@@ -150,7 +150,8 @@ type session struct {
 	cfg    *config.Config
 	grace  time.Duration    // in place of store.Grace, for tests
 	clock  func() time.Time // in place of the time that releases are named by, for tests
-	judges time.Duration    // in place of packTime where a line is judged, for tests
+	judges <-chan time.Time // in place of a tick each packTime, at which a line is judged, for tests
+	table  time.Duration    // in place of tableTime, for tests
 	noExec bool             // files have no executable bit on this system
 	signs  *release.Signer  // nil: what is published is not signed
 	back   []byte           // the manifest of the release that is gone back to; nil in the plain layout

@@ -60,7 +60,7 @@ func (s *session) open(ctx context.Context) (*site, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := table.NewDynamo(table.Options{Config: aws, Endpoint: c.Endpoints.DynamoDB, Name: c.Table, Timeout: tableTime})
+	t := table.NewDynamo(table.Options{Config: aws, Endpoint: c.Endpoints.DynamoDB, Name: c.Table, Timeout: cmp.Or(s.table, tableTime)})
 	return &site{
 		cfg: c, table: t, ledger: fleet.NewLedger(t, c.Scope(), rand.Text), region: aws.Region, who: who, keys: keys,
 		store: store.New(store.Options{

@@ -136,7 +136,7 @@ func TestALargeDeltaOverASlowUplinkBecomesPacksAndABreakCostsOneOfThem(t *testin
 		}
 	}
 	push := func(ctx context.Context) error {
-		_, err := r.session(ctx, func(s *session) { s.judges = 200 * time.Millisecond }, "-deploy="+r.dir, "-wait=false")
+		_, err := r.session(ctx, func(s *session) { s.judges = time.Tick(200 * time.Millisecond) }, "-deploy="+r.dir, "-wait=false")
 		return err
 	}
 	r.wire.lets(slow(true))
@@ -165,9 +165,10 @@ func TestALargeDeltaOverASlowUplinkBecomesPacksAndABreakCostsOneOfThem(t *testin
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	// One of the first release, one of the broken push, and two of the next, of which the first is small: by it the line is measured.
-	if most := int64(files<<20 + 64<<10); packs != 2 || len(inventory.Objects) != 4 || stored > most {
-		t.Errorf("the second push sent %d packs, and %d are there with %d bytes, want 2, 4 and at most %d", packs, len(inventory.Objects), stored, most)
+	// One of the first release, one of the broken push, and those of the next, of which the first is small: by it the line is
+	// measured. Two are enough for a line as fast as this one, unless it stalls.
+	if most := int64(files<<20 + 64<<10); packs < 2 || len(inventory.Objects) != packs+2 || stored > most {
+		t.Errorf("the second push sent %d packs, and %d are there with %d bytes, want 2 or more, two more than that and at most %d", packs, len(inventory.Objects), stored, most)
 	}
 	r.pull()
 }
@@ -181,13 +182,19 @@ func TestALargeDeltaThatArrivedAndWasGivenUpIsNoConflict(t *testing.T) {
 	stuck, ended := context.WithCancel(t.Context())
 	defer ended()
 	var tries atomic.Int32
+	ticks := make(chan time.Time)
 	delta := func(request string) bool { return matching([]string{request}, "PUT", "/d/") != nil }
 	r.wire.lets(func(request string, req *http.Request) bool {
 		if !delta(request) || req.ContentLength < 1<<20 || tries.Add(1) == 1 {
 			return true
 		}
-		<-stuck.Done()
-		return false
+		for { // the line is judged only now: the first try gets through, whatever it takes
+			select {
+			case ticks <- time.Now():
+			case <-stuck.Done():
+				return false
+			}
+		}
 	})
 	r.wire.mu.Lock()
 	r.wire.after = func(request string) {
@@ -196,7 +203,7 @@ func TestALargeDeltaThatArrivedAndWasGivenUpIsNoConflict(t *testing.T) {
 		}
 	}
 	r.wire.mu.Unlock()
-	if _, err := r.session(t.Context(), func(s *session) { s.judges = time.Second }, "-deploy="+r.dir, "-wait=false"); err != nil {
+	if _, err := r.session(t.Context(), func(s *session) { s.judges = ticks }, "-deploy="+r.dir, "-wait=false"); err != nil {
 		t.Fatal(err)
 	}
 	p, deltas := r.pointer(), matching(r.objects(), "d/")
