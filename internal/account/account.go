@@ -34,15 +34,19 @@ import (
 
 // Bounds of one request. Transfers have no total limit; the callers watch that bytes move.
 const (
-	connectTimeout  = 3 * time.Second
-	tlsTimeout      = 5 * time.Second
-	headerTimeout   = 30 * time.Second // from the request's last byte to the answer's first
-	attempts        = 4                // the first one included
+	connectTimeout = 3 * time.Second
+	tlsTimeout     = 5 * time.Second
+	headerTimeout  = 30 * time.Second // from the request's last byte to the answer's first
+	attempts       = 4                // the first one included
+	idlePerHost    = 128              // connections kept: many small objects are moved in parallel
+	sessionTime    = time.Hour        // of an assumed role: the longest that every role allows
+	ownRegion      = "us-east-1"      // what S3-compatible servers and DynamoDB Local expect by default
+)
+
+// Bounds of the two questions that may be in vain. Variables for tests.
+var (
 	identityTimeout = 3 * time.Second
 	regionTimeout   = 2 * time.Second
-	idlePerHost     = 128         // connections kept: many small objects are moved in parallel
-	sessionTime     = time.Hour   // of an assumed role: the longest that every role allows
-	ownRegion       = "us-east-1" // what S3-compatible servers and DynamoDB Local expect by default
 )
 
 // Options says whose credentials to use. The zero value is the SDK's own chain.
