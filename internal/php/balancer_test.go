@@ -2,6 +2,7 @@ package php_test
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -32,13 +33,24 @@ func TestLoadBalancerHearsTheAgentOrItsLastWord(t *testing.T) {
 // hearTheAgent asks a site's page for the load balancer. In the settings of the web server, line names the agent before a line that
 // is there.
 func hearTheAgent(t *testing.T, server testenv.PHPServer, name, before, line string) {
-	health := func() string {
-		status, body, _ := get(t, server.URL+"/_deploy/health")
-		return fmt.Sprint(status, " ", strings.TrimSpace(body))
+	health := func() string { // or the error: a web server that begins anew may break a connection
+		resp, err := http.Get(server.URL + "/_deploy/health")
+		if err != nil {
+			return err.Error()
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return err.Error()
+		}
+		return fmt.Sprint(resp.StatusCode, " ", strings.TrimSpace(string(body)))
 	}
-	expect := func(when, want string) {
+	expect := func(when, want string) { // the web server waits 2 s for the agent, and then says something else
 		t.Helper()
-		if got := health(); got != want {
+		got := health()
+		for end := time.Now().Add(30 * time.Second); got != want && time.Now().Before(end); got = health() {
+		}
+		if got != want {
 			t.Errorf("%s: %q, want %q", when, got, want)
 		}
 	}
@@ -47,7 +59,7 @@ func hearTheAgent(t *testing.T, server testenv.PHPServer, name, before, line str
 	}
 
 	agent := filepath.Join(server.Log, "promo")
-	reconfigure(t, filepath.Join(server.Log, name), before, fmt.Sprintf(line, agent)+before, func() bool { return !strings.HasPrefix(health(), "404") })
+	reconfigure(t, filepath.Join(server.Log, name), before, fmt.Sprintf(line, agent)+before, func() bool { return strings.HasPrefix(health(), "503 ") })
 	expect("never an agent since the boot", "503 unhealthy")
 
 	l, err := net.Listen("unix", agent+".sock")
@@ -102,7 +114,7 @@ func reconfigure(t *testing.T, server, old, replacement string, shows func() boo
 	if err := syscall.Kill(master, syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(10 * time.Second); !shows(); {
+	for end := time.Now().Add(30 * time.Second); !shows(); {
 		if time.Now().After(end) {
 			log, _ := os.ReadFile(server + ".log")
 			t.Fatalf("the new settings do not show: %s", log)

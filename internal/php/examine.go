@@ -42,8 +42,8 @@ type Finding struct {
 	Cure    string // what a person can do; empty when it is OK
 }
 
-// examTime bounds one request from an address that may drop packets.
-const examTime = 2 * time.Second
+// examTime bounds one request from an address that may drop packets. A variable for tests.
+var examTime = 2 * time.Second
 
 // seldom is the least opcache.revalidate_freq at which opcache asks the disk as good as never: seconds of a day.
 const seldom = 86400
