@@ -23,6 +23,9 @@ const tombstoneMagic = "s3pdtomb1"
 // DeleteTime is how long a deletion may take, from its last look at the object on.
 const DeleteTime = 5 * time.Second
 
+// deleteTime is DeleteTime, but in tests, whose server may stall.
+var deleteTime = DeleteTime
+
 // Found is what stands where a release's manifest belongs.
 type Found struct {
 	Object  []byte          // the manifest; nil if the release was dropped
@@ -161,11 +164,11 @@ func (s *Store) Restore(ctx context.Context, id release.ID, manifest []byte) err
 // A pack that a push renews has the same ETag as before, so between the last look and the deletion nothing guards
 // it. That is [DeleteTime] at most (else ErrUnavailable): a push that renewed a pack looks at it again when that is over.
 func (s *Store) Delete(caller context.Context, o Stored, notAfter time.Time) error {
-	ctx, cancel := context.WithTimeout(onTheWall(caller, time.Now().Add(DeleteTime)), DeleteTime)
+	ctx, cancel := context.WithTimeout(onTheWall(caller, time.Now().Add(deleteTime)), deleteTime)
 	defer cancel()
 	err := s.remove(ctx, o, notAfter)
 	if errors.Is(err, context.DeadlineExceeded) && caller.Err() == nil {
-		err = fmt.Errorf("%w: not done after %s", ErrUnavailable, DeleteTime)
+		err = fmt.Errorf("%w: not done after %s", ErrUnavailable, deleteTime)
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return fmt.Errorf("delete %q: %w", o.Key, err)

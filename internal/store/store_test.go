@@ -18,7 +18,10 @@ import (
 	"s3pulldeploy/internal/testenv"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
+func TestMain(m *testing.M) {
+	deleteTime = time.Minute
+	testenv.Main(m)
+}
 
 const rel = release.ID("2026-11-20_20-15-02")
 

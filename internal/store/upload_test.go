@@ -136,6 +136,10 @@ func refuser(t *testing.T, begun <-chan struct{}, answered chan<- error) string 
 			return fmt.Errorf("the client went away while it was answered: %w", err)
 		}
 		_, err = io.WriteString(c, text[10:])
+		// A client that only stalled sends more: unread, it would take the answer's end with it.
+		_ = c.(*net.TCPConn).CloseWrite()
+		_ = c.SetReadDeadline(time.Time{})
+		_, _ = io.Copy(io.Discard, in)
 		return err
 	}
 	go func() {
