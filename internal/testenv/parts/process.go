@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -137,12 +138,16 @@ func (p *Process) Await(ctx context.Context, ready func(context.Context) error) 
 	defer tick.Stop()
 	for {
 		err := ready(ctx)
+		select {
+		case <-p.done: // whoever answers is another one
+			return fmt.Errorf("wait for %s: ended (%v): %s", p.name, p.err, p.Tail())
+		default:
+		}
 		if err == nil {
 			return nil
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("wait for %s: ended (%v): %s", p.name, p.err, p.Tail())
 		case <-ctx.Done():
 			return fmt.Errorf("wait for %s: %w: %s", p.name, errors.Join(context.Cause(ctx), err), p.Tail())
 		case <-tick.C:
@@ -165,15 +170,21 @@ func (p *Process) Tail() string {
 	return strings.TrimSpace(b.String())
 }
 
-// FreePort returns a TCP port of 127.0.0.1 that nobody listened on a moment ago. Somebody may take it
-// before it is used: who starts a server on it tries again with another one.
+// FreePort returns a TCP port of 127.0.0.1 that nobody listened on a moment ago, and that the kernel gives to nobody who leaves the
+// choice to it. Somebody may take it before it is used: who starts a server on it tries again with another one.
 func FreePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
+	const lowest = 10_000
+	end := 32_768 // Linux's own, and below that of others
+	if text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
+		_, _ = fmt.Sscan(string(text), &end)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	for range 100 {
+		port := lowest + rand.IntN(max(end-lowest, 1000))
+		if l, err := net.Listen("tcp", loopback(port)); err == nil {
+			return port, l.Close()
+		}
+	}
+	return 0, errors.New("find a free port: none in 100 tries")
 }
 
 // State waits for the end and says by which code or signal the process ended.
