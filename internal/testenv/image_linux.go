@@ -150,7 +150,7 @@ func (i *Image) ReadOnly(t testing.TB, on bool) {
 	if on {
 		flags |= unix.MS_RDONLY // busy while somebody writes
 	}
-	patiently(t, "remount "+i.Dir, func() error { return unix.Mount("", i.Dir, "", flags, "") })
+	whileBusy(t, "remount "+i.Dir, func() error { return unix.Mount("", i.Dir, "", flags, "") })
 }
 
 // Break makes writes to blocks of the disk that were never written before fail with an I/O error, until it is turned off:
@@ -171,11 +171,11 @@ func (i *Image) Break(t testing.TB, on bool) {
 // unmount waits for what has just been closed: a process that is being started holds our descriptors until it runs.
 func unmount(t testing.TB, dir string) {
 	t.Helper()
-	patiently(t, "unmount "+dir, func() error { return unix.Unmount(dir, 0) })
+	whileBusy(t, "unmount "+dir, func() error { return unix.Unmount(dir, 0) })
 }
 
-// patiently does something until nothing is busy any more.
-func patiently(t testing.TB, what string, do func() error) {
+// whileBusy does something again and again until nothing is busy any more.
+func whileBusy(t testing.TB, what string, do func() error) {
 	t.Helper()
 	for try := 0; ; try++ {
 		err := do()
