@@ -48,7 +48,7 @@ func TestReleaseThatFailsEverywhereRollsItselfBackInOneEpoch(t *testing.T) {
 			t.Errorf("back after %v; nothing had to be downloaded", took)
 		}
 		h := r.head()
-		if h.Kind != fleet.KindRollback || !slices.Equal(h.Bad, []int64{s}) || h.Good.Release != "r2" || !strings.Contains(h.Why, "no such table") {
+		if h.Kind != fleet.KindRollback || !slices.Equal(h.Bad, []int64{s}) || h.Good.Release != "r2" || !strings.Contains(h.Why, " of 3 failed after the flip: ") || !strings.Contains(h.Why, "no such table") {
 			t.Errorf("head %+v", h)
 		}
 		if got := strings.Join(r.logs(), ", "); got != "r1 done, r2 done, r3 rolled_back, r2 done" {

@@ -305,3 +305,18 @@ func TestFollowTellsOnceWhoFailed(t *testing.T) {
 		t.Errorf("it says\n%s", said)
 	}
 }
+
+// A commit may be over when push looks for the first time; it is told once, however many states of it are seen.
+func TestFollowTellsOfTheCommitOnce(t *testing.T) {
+	for _, seen := range [][]fleet.EpochState{{fleet.Done}, {fleet.Prepare, fleet.Done}, {fleet.Prepare, fleet.Commit, fleet.Done}, {fleet.Commit, fleet.Commit}} {
+		story := strings.Builder{}
+		w := &watcher{sequence: 100, release: "new", board: &board{out: &story}, told: map[string]bool{}, printed: map[string]*fleet.Output{}}
+		for _, state := range seen {
+			w.seen = sight{hasHead: true, head: fleet.Head{Epoch: 5, State: state, Sequence: 100, Release: "new", Coordinator: "i-0"}}
+			w.tell(nil)
+		}
+		if said := story.String(); said != "epoch 5 opened by i-0\ncommitted, flipping\n" {
+			t.Errorf("of %v it tells\n%s", seen, said)
+		}
+	}
+}
